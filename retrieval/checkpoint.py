@@ -1,0 +1,157 @@
+"""A run folder and what is in it: read and written safely, never through pickle.
+
+runs/NAME/
+    config.json          the configuration of the run
+    model.safetensors    the best embedder so far, with its spec in the header
+    last.pt              what --resume continues from (read weights-only)
+    metrics.jsonl        one line an epoch
+    curves.png           the same as a picture
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from retrieval.atomic import write_atomically
+from retrieval.config import EmbedderSpec, TrainEmbedConfig
+from retrieval.embedder import Embedder
+from retrieval.errors import CheckpointError, ConfigError
+
+MODEL_FILE = "model.safetensors"
+FORMAT = "retrieval-embedder-1"
+
+
+def save_embedder(embedder: Embedder, file: Path) -> None:
+    """Write spec and weights to one safetensors file, atomically."""
+    state = {name: t.detach().cpu().contiguous() for name, t in embedder.state_dict().items()}
+    metadata = {"format": FORMAT, "spec": json.dumps(embedder.spec.to_dict())}
+    metadata["embedder_id"] = _hash(metadata["spec"], state)
+    write_atomically(file, save(state, metadata))
+
+
+def load_embedder(path: Path) -> Embedder:
+    """The embedder in a run folder, a ``model`` folder of a gallery, or a safetensors file.
+
+    It is in evaluation mode, on the CPU. Raises CheckpointError where there is none, where its
+    contents are not what was written, or where it comes from a newer version.
+    """
+    file = model_file(path)
+    metadata, state = _read(file)
+    if _hash(metadata["spec"], state) != metadata.get("embedder_id"):
+        raise CheckpointError(
+            f"{file} is damaged: its weights do not match the checksum in its header; copy it again"
+        )
+    try:
+        embedder = Embedder(EmbedderSpec.from_dict(json.loads(metadata["spec"])))
+        embedder.load_state_dict(state)
+    except (ConfigError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} does not describe an embedder of ours: {error}") from error
+    return embedder.eval()
+
+
+def embedder_id(path: Path) -> str:
+    """The SHA-256 over spec and weights of a saved embedder, in hexadecimal."""
+    metadata, _ = _read(model_file(path))
+    return metadata["embedder_id"]
+
+
+def model_file(path: Path) -> Path:
+    """The safetensors file that ``path`` (a folder, or the file itself) stands for.
+
+    Raises CheckpointError where there is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if file.is_file():
+        return file
+    raise CheckpointError(
+        f"there is no model at {path}; expected a run folder with {MODEL_FILE} in it, or such a "
+        "file (make one with: retrieval train-embed --out RUN)"
+    )
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} has format {metadata.get('format', 'none')!r}, this version reads {FORMAT!r}; "
+            "it was written by a newer version, or by another program"
+        )
+    return metadata, state
+
+
+def _hash(spec: str, state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(spec.encode())
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    folder: Path
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "config.json").exists()
+
+    def start(self, config: TrainEmbedConfig) -> None:
+        """Make the folder and note the configuration; an older run in it is forgotten."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png"):
+            (self.folder / name).unlink(missing_ok=True)
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        write_atomically(self.folder / "config.json", text.encode())
+
+    def config(self) -> TrainEmbedConfig:
+        """The configuration noted in the folder. Raises CheckpointError where there is none."""
+        file = self.folder / "config.json"
+        try:
+            return TrainEmbedConfig.from_dict(json.loads(file.read_text()))
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} is not a run folder: no config.json") from error
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{file} is not a configuration of ours: {error}") from error
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace last.pt and metrics.jsonl by what ``state`` holds."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.folder / "last.pt", buffer.getvalue())
+        lines = "".join(json.dumps(record) + "\n" for record in state["history"])
+        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+
+    def load_state(self) -> dict[str, Any] | None:
+        """What ``save_state`` wrote, or None where nothing is there yet.
+
+        Raises CheckpointError where the file is damaged.
+        """
+        file = self.folder / "last.pt"
+        if not file.exists():
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds for a damaged file
+            raise CheckpointError(
+                f"{file} is damaged ({error}); start afresh with --overwrite"
+            ) from error
+        return state

@@ -1,0 +1,109 @@
+"""Which triplets of a batch count. Miners return indices; embeddings are never copied here.
+
+Each miner takes the distances float32 (B,B) of a batch, its labels int64 (B,) and a generator on the
+CPU, and returns triplets int64 (T,3): rows of anchor, positive and negative. An anchor needs another
+picture of its label and one of another label; where there is none, T is 0. Work and memory are
+O(B² log B), never B³.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Miner = Callable[[Tensor, Tensor, torch.Generator, int], Tensor]
+
+
+def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Positive and negative pairs, bool (B,B) each: same label but not itself; other label."""
+    same = labels[:, None] == labels[None, :]
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return same & ~itself, ~same
+
+
+def mine_all(
+    distances: Tensor, labels: Tensor, generator: torch.Generator, max_triplets: int
+) -> Tensor:
+    """Every triplet there is, or ``max_triplets`` of them drawn evenly (with replacement)."""
+    positives, negatives = pair_masks(labels)
+    # Triplets are numbered by anchor, then positive, then negative; a number is decoded by division.
+    n_positives, n_negatives = positives.sum(1), negatives.sum(1)
+    ends = (n_positives * n_negatives).cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    if total > max_triplets:
+        # 62 random bits modulo the total: even to within 1e-9.
+        numbers = torch.randint(2**62, (max_triplets,), generator=generator) % total
+    else:
+        numbers = torch.arange(total)
+    numbers = numbers.to(labels.device)
+    anchor = torch.searchsorted(ends, numbers, right=True)
+    within = numbers - (ends - n_positives * n_negatives)[anchor]
+    positive = _members(positives)[anchor, within // n_negatives[anchor]]
+    negative = _members(negatives)[anchor, within % n_negatives[anchor]]
+    return torch.stack([anchor, positive, negative], dim=1)
+
+
+def mine_random(
+    distances: Tensor, labels: Tensor, generator: torch.Generator, max_triplets: int
+) -> Tensor:
+    """For each anchor-positive pair a negative drawn evenly."""
+    positives, negatives = pair_masks(labels)
+    pairs = _pairs(positives, negatives, generator, max_triplets)
+    draws = torch.rand(len(pairs), generator=generator).to(labels.device)
+    column = (draws * negatives.sum(1)[pairs[:, 0]]).long()
+    return torch.cat([pairs, _members(negatives)[pairs[:, 0], column][:, None]], dim=1)
+
+
+def mine_semi_hard(
+    distances: Tensor, labels: Tensor, generator: torch.Generator, max_triplets: int
+) -> Tensor:
+    """For each anchor-positive pair the nearest of the negatives that are farther than the positive.
+
+    Where no negative is farther, the farthest one. Source: Schroff et al., "FaceNet", §3.2.
+    """
+    positives, negatives = pair_masks(labels)
+    pairs = _pairs(positives, negatives, generator, max_triplets)
+    ordered, order = distances.masked_fill(~negatives, torch.inf).sort(dim=1)
+    column = torch.searchsorted(ordered, distances.contiguous(), right=True)
+    column = column.minimum(negatives.sum(1, keepdim=True) - 1).clamp(min=0)
+    negative = order.gather(1, column)[pairs[:, 0], pairs[:, 1]]
+    return torch.cat([pairs, negative[:, None]], dim=1)
+
+
+def mine_hardest(
+    distances: Tensor, labels: Tensor, generator: torch.Generator, max_triplets: int
+) -> Tensor:
+    """For each anchor its farthest positive and its nearest negative ("batch hard").
+
+    Source: Hermans et al., "In Defense of the Triplet Loss", eq. 5.
+    """
+    positives, negatives = pair_masks(labels)
+    anchor = (positives.any(1) & negatives.any(1)).nonzero()[:, 0]
+    anchor = _thin(anchor, generator, max_triplets)
+    positive = distances.masked_fill(~positives, -torch.inf)[anchor].argmax(1)
+    negative = distances.masked_fill(~negatives, torch.inf)[anchor].argmin(1)
+    return torch.stack([anchor, positive, negative], dim=1)
+
+
+MINERS: dict[str, Miner] = {
+    "all": mine_all,
+    "random": mine_random,
+    "semi-hard": mine_semi_hard,
+    "hardest": mine_hardest,
+}
+
+
+def _pairs(positives: Tensor, negatives: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """Anchor-positive pairs int64 (T,2) of the anchors that have a negative; ``most`` at random."""
+    return _thin((positives & negatives.any(1, keepdim=True)).nonzero(), generator, most)
+
+
+def _thin(rows: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    if len(rows) <= most:
+        return rows
+    return rows[torch.randperm(len(rows), generator=generator)[:most].to(rows.device)]
+
+
+def _members(mask: Tensor) -> Tensor:
+    """Row by row the columns where ``mask`` holds, in order, followed by the others: int64 (B,B)."""
+    return mask.byte().argsort(dim=1, descending=True, stable=True)

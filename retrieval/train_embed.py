@@ -1,0 +1,184 @@
+"""Training an embedder: data, sampling, losses and the loop, wired together."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retrieval.augment import augment
+from retrieval.backbones.fast_resnet import FastResNet
+from retrieval.checkpoint import MODEL_FILE, Run, save_embedder
+from retrieval.config import TrainEmbedConfig
+from retrieval.datasets import LabeledImages
+from retrieval.embedder import Embedder, embed_images
+from retrieval.errors import DataError
+from retrieval.evaluation import evaluate_retrieval
+from retrieval.losses import Distance, EmbeddingLoss
+from retrieval.report import training_curves
+from retrieval.sampling import class_balanced_batches, shuffled_batches
+from retrieval.training import Task, fit, step_generator
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STATISTICS_SAMPLE = 5000
+"""Pictures from which mean, deviation and the whitening layer are computed."""
+
+
+def train_embed(
+    config: TrainEmbedConfig,
+    train: LabeledImages,
+    run: Run,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    distance: Distance | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda record: None,
+) -> bool:
+    """Train an embedder on ``train`` into ``run``; True if finished, False if Ctrl-C stopped it.
+
+    ``distance``, two (N,D) → (N,), takes the place of the named one in the triplet loss. With
+    ``resume`` the run goes on from its last checkpoint. Raises DataError where no positives or
+    negatives can be formed, TrainingError where a loss is not finite.
+    """
+    torch.manual_seed(config.fit.seed)
+    fitting, held_out = train.holdout(config.validation, config.fit.seed)
+    _check_classes(config, fitting)
+    embedder = build_embedder(config, fitting.images).to(device)
+    embedder = embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = [p for p in embedder.parameters() if p.requires_grad and p.ndim > 1]
+    loss = EmbeddingLoss(
+        config.loss,
+        distance=distance or config.embedder.distance,
+        bound=embedder.bound,
+        dim=config.embedder.embedding_dim,
+        n_classes=len(fitting.classes) if config.pairs == "classes" else 0,
+        weights=weights,
+    ).to(device)
+    state = run.load_state() if resume else None
+    if not resume:
+        run.start(config)
+
+    def save_state(state: dict[str, Any]) -> None:
+        run.save_state(state)
+        training_curves(state["history"], run.folder / "curves.png")
+
+    task = Task(
+        module=embedder,
+        loss=loss,
+        batches=EmbedBatches(fitting, config, embedder, device),
+        validate=lambda module: validate(module, held_out, config),
+        score="recall_at_1",
+        save_best=lambda module: save_embedder(module, run.folder / MODEL_FILE),
+        save_state=save_state,
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+    return fit(task, config.fit, state)
+
+
+def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
+    """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures.
+
+    Mean, deviation and the whitening layer come from a seeded sample of ``images`` uint8 (N,S,S,3);
+    weights trained elsewhere keep the mean and deviation that they were trained with.
+    """
+    rng = np.random.default_rng(config.fit.seed)
+    rows = np.sort(rng.permutation(len(images))[:STATISTICS_SAMPLE])
+    sample = images[rows]
+    spec = dataclasses.replace(config.embedder, image_size=images.shape[1])
+    if config.weights is not None:
+        spec = dataclasses.replace(spec, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    else:
+        mean = sample.mean(axis=(0, 1, 2)) / 255
+        std = np.maximum(sample.std(axis=(0, 1, 2)) / 255, 0.01)
+        spec = dataclasses.replace(
+            spec, mean=tuple(map(float, mean.round(4))), std=tuple(map(float, std.round(4)))
+        )
+    embedder = Embedder(spec, config.weights)
+    if isinstance(embedder.backbone, FastResNet):
+        pixels = torch.from_numpy(sample).permute(0, 3, 1, 2)
+        embedder.backbone.whiten_from(embedder.standardise(pixels))
+    return embedder
+
+
+class EmbedBatches:
+    """Augmented batches: standardised pictures (V·B,3,S,S) and what makes two of them positives."""
+
+    def __init__(
+        self,
+        data: LabeledImages,
+        config: TrainEmbedConfig,
+        embedder: Embedder,
+        device: torch.device,
+    ) -> None:
+        self.data, self.config, self.device = data, config, device
+        self.standardise = embedder.standardise
+        self.by_class = config.pairs == "classes"
+        self.targets = data.labels if self.by_class else np.arange(len(data), dtype=np.int64)
+        self.epoch, self.rows = 0, self._rows(0)
+        self.steps = len(self.rows)
+
+    def _rows(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.config.fit.seed, epoch))
+        size = self.config.batch_size
+        if self.by_class:
+            return class_balanced_batches(self.targets, self.config.classes_per_batch, size, rng)
+        return shuffled_batches(len(self.data), size, rng)
+
+    def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        if epoch != self.epoch:
+            self.epoch, self.rows = epoch, self._rows(epoch)
+        rows = self.rows[step]
+        # One generator for augmentation, another (of fit) for mining: each stays what it is when
+        # the other draws more.
+        generator = step_generator(self.config.fit.seed + 1, epoch, step)
+        images = torch.from_numpy(self.data.images[rows]).to(self.device).permute(0, 3, 1, 2)
+        images = images.repeat(self.config.views, 1, 1, 1)
+        targets = torch.from_numpy(self.targets[rows]).to(self.device).repeat(self.config.views)
+        return self.standardise(augment(images, self.config.augment, generator)), targets
+
+
+def validate(
+    module: nn.Module, held_out: LabeledImages, config: TrainEmbedConfig
+) -> dict[str, float]:
+    """recall@1 of the held-out pictures: each asks all others for one of its class.
+
+    With pairs of views, an augmented view of each asks for the picture that it came from.
+    """
+    if len(held_out) == 0:
+        return {}
+    assert isinstance(module, Embedder)
+    gallery = embed_images(module, held_out.images)
+    rows = np.arange(len(held_out), dtype=np.int64)
+    queries, labels = gallery, held_out.labels
+    if config.pairs == "views":
+        generator = step_generator(config.fit.seed, 0, 0)
+        pixels = torch.from_numpy(held_out.images).permute(0, 3, 1, 2)
+        views = augment(pixels, config.augment, generator).round().byte()
+        queries, labels = embed_images(module, views.permute(0, 2, 3, 1).numpy()), rows
+    itself = rows if config.pairs == "classes" else None
+    report = evaluate_retrieval(
+        queries, labels, gallery, labels, query_ids=itself, gallery_ids=itself,
+        distance=config.embedder.distance, ks=(1,), intervals=False,
+    )  # fmt: skip
+    return {"recall_at_1": report.recall_at_k[1]}
+
+
+def _check_classes(config: TrainEmbedConfig, data: LabeledImages) -> None:
+    if config.pairs == "views":
+        return
+    classes, counts = np.unique(data.labels, return_counts=True)
+    if len(classes) < 2 or classes[0] < 0:
+        raise DataError(
+            f"{data.name} has {max(len(data.classes), 0)} classes, and triplets need at least 2; "
+            "put pictures in one folder for each class, or learn without labels: "
+            "--pairs views --views 2"
+        )
+    if counts.max() < 2 and config.views < 2:
+        raise DataError(
+            f"no class of {data.name} has two pictures to train with, so that there is no positive "
+            "pair; add pictures, or give --views 2"
+        )

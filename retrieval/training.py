@@ -1,0 +1,265 @@
+"""fit(): the one training loop. It knows no task.
+
+All that is random in step s of epoch e is drawn from generators seeded by (seed, e, s). A checkpoint
+therefore needs no generator state, may be taken after any step, and what continues from it is bit for
+bit what would have been done without the interruption.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from retrieval.config import FitConfig
+from retrieval.errors import TrainingError
+
+SAVE_EVERY_SECONDS = 60.0
+
+
+class Batches(Protocol):
+    """Training data: how many steps an epoch has, and the batch of each."""
+
+    steps: int
+
+    def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, on the device of the module."""
+
+
+@dataclasses.dataclass
+class Task:
+    """What is trained: outputs = module(inputs); losses, figures = loss(outputs, targets, generator).
+
+    ``validate`` returns figures of a module, of which the one named ``score`` (large is good) picks
+    the best; ``save_best`` keeps it; ``save_state`` stores what a resumed run is given as ``state``.
+    """
+
+    module: nn.Module
+    loss: nn.Module
+    batches: Batches
+    validate: Callable[[nn.Module], dict[str, float]]
+    score: str
+    save_best: Callable[[nn.Module], None]
+    save_state: Callable[[dict[str, Any]], None]
+    on_step: Callable[[int, int], None] = lambda done, total: None
+    on_epoch: Callable[[dict[str, float]], None] = lambda record: None
+
+
+def fit(task: Task, config: FitConfig, state: dict[str, Any] | None = None) -> bool:
+    """Train to the end; True if it came there, False if Ctrl-C stopped it (the state is saved).
+
+    Raises TrainingError where a loss is not finite.
+    """
+    progress = _Progress(task, config)
+    if state is not None:
+        progress.load(state)
+    with _stop_on_interrupt() as stopped:
+        while progress.epoch < config.epochs:
+            progress.run_step()
+            if progress.step == task.batches.steps:
+                progress.finish_epoch()
+            elif stopped.is_set() or time.monotonic() - progress.saved_at > SAVE_EVERY_SECONDS:
+                progress.save()
+            if stopped.is_set() and progress.epoch < config.epochs:
+                return False
+    return True
+
+
+class _Progress:
+    """A run between two steps: all that a checkpoint holds."""
+
+    def __init__(self, task: Task, config: FitConfig) -> None:
+        self.task, self.config = task, config
+        self.device = next(task.module.parameters()).device
+        self.bf16 = use_bf16(self.device, config.precision)
+        torch.manual_seed(config.seed)
+        self.optimizer = build_optimizer(config, parameter_groups(task.module, task.loss, config))
+        self.average: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.average = AveragedModel(task.module, multi_avg_fn=average, use_buffers=True)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.sums: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.best = -math.inf
+        self.saved_at = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "module": self.task.module.state_dict(),
+            "loss": self.task.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.task.module.load_state_dict(state["module"])
+        self.task.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums, self.history, self.best = state["sums"], state["history"], state["best"]
+
+    def save(self) -> None:
+        self.task.save_state(self.state())
+        self.saved_at = time.monotonic()
+
+    def run_step(self) -> None:
+        started = time.monotonic()
+        config, task = self.config, self.task
+        total_steps = config.epochs * task.batches.steps
+        done = self.epoch * task.batches.steps + self.step
+        factor = learning_rate_factor(config.schedule, config.warmup, done / total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * group["lr_scale"] * factor
+        # Dropout and the like draw from the global generator.
+        torch.manual_seed(step_seed(config.seed, self.epoch, self.step))
+        generator = step_generator(config.seed, self.epoch, self.step)
+        task.module.train()
+        inputs, targets = task.batches(self.epoch, self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            outputs = task.module(inputs)
+        losses, figures = task.loss(outputs, targets, generator)
+        total = torch.stack(list(losses.values())).sum()
+        self._check_finite(total, losses)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if config.clip_norm:
+            parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(task.module)
+        self._add({"loss": total.detach()} | {f"loss/{n}": x.detach() for n, x in losses.items()})
+        self._add(figures)
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        task.on_step(done + 1, total_steps)
+
+    def _add(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def _check_finite(self, total: Tensor, losses: dict[str, Tensor]) -> None:
+        if not torch.isfinite(total):
+            values = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+            raise TrainingError(
+                f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1} ({values});"
+                f" lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32"
+            )
+
+    def finish_epoch(self) -> None:
+        module = self.task.module if self.average is None else self.average.module
+        means = {name: value / self.step for name, value in self.sums.items()}
+        started = time.monotonic()
+        validation = self.task.validate(module)
+        record = {
+            "epoch": self.epoch + 1,
+            "lr": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_scale"],
+            **means,
+            **validation,
+            "seconds": round(self.seconds, 3),
+            "validation_seconds": round(time.monotonic() - started, 3),
+        }
+        self.history.append(record)
+        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+        score = validation.get(self.task.score, math.inf)
+        if score >= self.best:
+            self.best = score
+            # The model first: a checkpoint that knows of a best score must find it on disk.
+            self.task.save_best(module)
+        self.save()
+        self.task.on_epoch(record)
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """A seed of its own for each step of each epoch: 63 bits."""
+    words = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)
+    return int(words[0]) >> 1
+
+
+def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """A generator on the CPU that depends on these three numbers alone."""
+    return torch.Generator().manual_seed(step_seed(seed, epoch, step))
+
+
+def learning_rate_factor(schedule: str, warmup: float, done: float) -> float:
+    """The learning rate as a share of the highest, when ``done`` in [0, 1) of training is over."""
+    if done < warmup:
+        return 0.1 + 0.9 * done / warmup
+    rest = (done - warmup) / (1 - warmup)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    if schedule == "onecycle":
+        return 1 - rest
+    if schedule == "step":
+        return 0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0
+    return 1.0
+
+
+def parameter_groups(module: nn.Module, loss: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
+    """Parameters to be trained, in groups: weight decay concerns matrices and filters alone."""
+    trained = [p for part in (module, loss) for p in part.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay, "lr_scale": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(config: FitConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser called ``config.optimizer`` over these groups."""
+    lr, momentum = config.lr, config.momentum
+    if config.optimizer in ("sgd", "nesterov"):
+        nesterov = config.optimizer == "nesterov" and momentum > 0
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+    kinds = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[config.optimizer](groups, lr=lr)
+
+
+def use_bf16(device: torch.device, precision: str) -> bool:
+    """Whether networks run in bf16: on demand, or where the hardware computes faster in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bf16 on processors is slower than float32, by far.
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that a step is never cut in the middle; twice interrupts at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, previous)
+        stopped.set()
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
