@@ -129,7 +129,8 @@ class AugmentConfig(Checked):
     saturation: float = choice(
         0.0, "change saturation by up to ± this share", at_least=0, at_most=1
     )
-    hue: float = choice(0.0, "turn the hue by up to ± this share of the circle", at_least=0, at_most=0.5)  # fmt: skip
+    hue: float = choice(0.0, "turn the hue by up to ± this share of the circle", at_least=0,
+                         at_most=0.5)  # fmt: skip
     noise: float = choice(
         0.0, "add Gaussian noise of this standard deviation, of a range of 1", at_least=0, at_most=1
     )
