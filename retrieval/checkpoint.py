@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from retrieval.atomic import write_atomically
+from index.atomic import write_atomically
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError, ConfigError

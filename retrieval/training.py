@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from retrieval.config import FitConfig
+from retrieval.device import use_bf16
 from retrieval.errors import TrainingError
 
 SAVE_EVERY_SECONDS = 60.0
@@ -234,16 +235,6 @@ def build_optimizer(config: FitConfig, groups: list[dict[str, Any]]) -> torch.op
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     kinds = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[config.optimizer](groups, lr=lr)
-
-
-def use_bf16(device: torch.device, precision: str) -> bool:
-    """Whether networks run in bf16: on demand, or where the hardware computes faster in it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions bf16 on processors is slower than float32, by far.
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,105 @@
+"""Distances, and the answer of a search."""
+
+import dataclasses
+from collections.abc import Callable
+
+import faiss
+import numpy as np
+
+from index.errors import VectorError
+
+METRICS = ("l2", "l1", "cosine")
+FAISS_METRIC = {
+    "l2": faiss.METRIC_L2,
+    "l1": faiss.METRIC_L1,
+    "cosine": faiss.METRIC_INNER_PRODUCT,
+}
+RESCORE_ROWS = 1024
+"""Queries whose candidates are re-scored at a time, to bound memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbors:
+    """distances float32 (Q,k) ascending, ids int64 (Q,k); fewer than k: id −1, distance inf, last."""
+
+    distances: np.ndarray
+    ids: np.ndarray
+
+    @classmethod
+    def none(cls, n_queries: int, k: int) -> "Neighbors":
+        """No neighbours at all."""
+        distances = np.full((n_queries, k), np.inf, np.float32)
+        return cls(distances, np.full((n_queries, k), -1, np.int64))
+
+    def merge(self, other: "Neighbors", k: int) -> "Neighbors":
+        """The k best of both, by distance, equal distances by id."""
+        return Neighbors(
+            np.concatenate([self.distances, other.distances], axis=1),
+            np.concatenate([self.ids, other.ids], axis=1),
+        ).best(k)
+
+    def best(self, k: int) -> "Neighbors":
+        """The first k by (distance, id)."""
+        ids = np.where(self.ids < 0, np.iinfo(np.int64).max, self.ids)
+        order = np.lexsort((ids, self.distances), axis=1)[:, :k]
+        return Neighbors(
+            np.take_along_axis(self.distances, order, 1), np.take_along_axis(self.ids, order, 1)
+        )
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n,D) scaled to length 1; zero stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
+def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray:
+    """Contiguous float32 (n,D), for cosine of length 1.
+
+    Raises VectorError for another shape and for values that are not finite.
+    """
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise VectorError(
+            f"{what} have shape {vectors.shape}; the gallery holds vectors of {dim} numbers, so "
+            f"that (n, {dim}) is expected"
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise VectorError(
+            f"{int((~finite).sum())} of {len(vectors)} {what} hold values that are not finite; the "
+            f"first is row {int(np.argmin(finite))}"
+        )
+    return unit(vectors) if metric == "cosine" else vectors
+
+
+def rescore(
+    queries: np.ndarray,
+    ids: np.ndarray,
+    vectors_of: Callable[[np.ndarray], np.ndarray],
+    metric: str,
+) -> Neighbors:
+    """True distances of candidates ids (Q,c), −1 for none: in candidate order.
+
+    FAISS computes L2 in batches as |a|² + |b|² − 2ab, whose rounding depends on the batch. Here each
+    pair is computed on its own, so that an answer depends neither on k nor on the other queries.
+    """
+    distances = np.full(ids.shape, np.inf, np.float32)
+    for start in range(0, len(queries), RESCORE_ROWS):
+        part = ids[start : start + RESCORE_ROWS]
+        rows, columns = np.nonzero(part >= 0)
+        unique, back = np.unique(part[rows, columns], return_inverse=True)
+        pairs = vectors_of(unique)[back], queries[start : start + RESCORE_ROWS][rows]
+        distances[start + rows, columns] = pair_distances(*pairs, metric)
+    return Neighbors(distances, ids)
+
+
+def pair_distances(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
+    """Distances float32 (n,) between rows of two (n,D); cosine takes vectors of length 1."""
+    if metric == "cosine":
+        cosines = np.einsum("nd,nd->n", a, b, dtype=np.float64)
+        return np.maximum(1 - cosines, 0).astype(np.float32)
+    difference = a.astype(np.float64) - b
+    if metric == "l1":
+        return np.abs(difference).sum(1).astype(np.float32)
+    return np.sqrt(np.square(difference).sum(1)).astype(np.float32)

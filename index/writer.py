@@ -1,0 +1,265 @@
+"""Changing a gallery: one writer at a time, each change one commit.
+
+Files are written aside, synced and renamed first; then one transaction makes them part of the gallery.
+After a crash at any moment a reader sees the state before or after, and files that no commit knows of
+are swept by the next writer.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import numpy as np
+
+from index import items as store
+from index.atomic import write_atomically
+from index.errors import GalleryError, GalleryLocked, VectorError
+from index.gallery import Gallery
+from index.items import NewItem
+from index.neighbors import METRICS, prepare
+from index.vector_index import FLAT, build_index, check_key, index_bytes
+
+LOCK = "writer.lock"
+KEPT = {store.DATABASE, f"{store.DATABASE}-wal", f"{store.DATABASE}-shm", LOCK, "failed.jsonl"}
+DTYPES = ("float32", "float16")
+
+
+def create_gallery(
+    path: Path,
+    *,
+    dim: int,
+    metric: str,
+    embedder_id: str,
+    model: dict[str, bytes],
+    image_root: Path,
+    index_key: str = FLAT,
+    dtype: str = "float32",
+) -> Gallery:
+    """A new, empty gallery in the folder ``path``, which must not exist or be empty.
+
+    ``model``: file name → content of the embedder. Raises GalleryError where something is in the way,
+    IndexKeyError for an index key that is unknown or does not go with the metric.
+    """
+    if metric not in METRICS or dtype not in DTYPES:
+        raise GalleryError(f"metric {metric!r} or dtype {dtype!r} is none of {METRICS}, {DTYPES}")
+    check_key(index_key, metric, dim)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise GalleryError(f"{path} exists already; give --overwrite to replace it")
+    # Built aside and renamed: a crash leaves no half gallery under the name.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    db = store.connect(aside, create=True)
+    db.executescript(store.SCHEMA)
+    db.execute("BEGIN")
+    for name, data in model.items():
+        _write_file(db, aside, f"model/{name}", data)
+    root = os.path.relpath(os.path.abspath(image_root), os.path.abspath(path))
+    store.write_settings(db, {
+        "format_version": store.FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
+        "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
+        "embedder_id": embedder_id, "image_root": root,
+    })  # fmt: skip
+    db.execute("COMMIT")
+    db.close()
+    if path.exists():
+        path.rmdir()
+    aside.rename(path)
+    return Gallery.open(path)
+
+
+class GalleryWriter:
+    """The one writer of a gallery, from ``with gallery.writer() as writer`` to its end."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery, self.path, self.db = gallery, gallery.path, gallery.db
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._lock = _take_lock(self.path)
+        self.gallery.refresh()
+        self._sweep()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._write_failures()
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            assert self._lock is not None
+            self._lock.close()  # closing releases it
+
+    def add(self, vectors: np.ndarray, items: Sequence[NewItem]) -> list[int]:
+        """Add vectors (n,D) with their items in one commit; their ids, ascending.
+
+        An item whose path is in the gallery already takes the other's place, under a new id. Raises
+        VectorError for bad vectors, and where a path stands twice.
+        """
+        if len(vectors) != len(items) or len({item.path for item in items}) != len(items):
+            raise VectorError(
+                f"{len(vectors)} vectors came with {len(items)} items of "
+                f"{len({item.path for item in items})} different paths; expected one for each"
+            )
+        if len(items) == 0:
+            return []
+        settings = self.gallery.settings
+        vectors = prepare(vectors, self.gallery.dim, self.gallery.metric, "vectors")
+        first = settings["next_id"]
+        ids = np.arange(first, first + len(items), dtype=np.int64)
+        with self._commit(next_id=first + len(items)):
+            self._write_shard(vectors.astype(settings["dtype"]), ids)
+            store.insert_items(self.db, first, items)
+        return [int(i) for i in ids]
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove these items in one commit; how many of them there were."""
+        with self._commit():
+            return store.bury(self.db, ids)
+
+    def touch(self, items: Iterable[tuple[int, int]]) -> None:
+        """Note a new time of change, (id, mtime_ns), of files whose content is still the same."""
+        with self._commit():
+            self.db.executemany(
+                "UPDATE items SET mtime_ns = ? WHERE id = ?", [(m, i) for i, m in items]
+            )
+
+    def record_failures(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Note pictures that were left out: (path, reason). An item of that path dies."""
+        failures = list(failures)
+        if not failures:
+            return
+        with self._commit():
+            store.bury(self.db, store.ids_of_paths(self.db, [p for p, _ in failures]).values())
+            rows = [(store.encode(path), reason) for path, reason in failures]
+            self.db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?)", rows)
+
+    def refresh_index(self) -> None:
+        """Build the FAISS index over all living vectors, unless the newest one covers them.
+
+        Raises IndexKeyError where there are too few vectors for the gallery's index key.
+        """
+        gallery, key = self.gallery, self.gallery.settings["index_key"]
+        alive = self._alive_ids()
+        current = gallery.snapshot.indexed_ids
+        if key == FLAT or len(alive) == 0 or np.array_equal(alive, current):
+            return
+        index = build_index(key, gallery.metric, gallery.vectors(alive))
+        number = gallery.settings["next_number"]
+        name = f"index-{number:06}.faiss"
+        with self._commit(next_number=number + 1, index_file=name):
+            self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
+            _write_file(self.db, self.path, name, index_bytes(index))
+            positions = name.replace(".faiss", "-positions.npy")
+            _write_file(self.db, self.path, positions, _npy(alive))
+        self._sweep()
+
+    def compact(self) -> int:
+        """Rewrite the shards without removed vectors; how many rows that saved."""
+        gallery = self.gallery
+        removed = len(gallery.snapshot.dead)
+        if removed == 0 and len(gallery.snapshot.shards) <= 1:
+            return 0
+        with self._commit(index_file=None):
+            old = list(gallery.snapshot.shards)
+            for vectors, ids in gallery.blocks(None, after=-1):
+                if len(ids):
+                    self._write_shard(vectors, ids)
+            for shard in old:
+                self.db.execute("DELETE FROM shards WHERE number = ?", (shard.number,))
+                names = [(shard.vectors_file,), (shard.ids_file,)]
+                self.db.executemany("DELETE FROM files WHERE name = ?", names)
+            self.db.execute("DELETE FROM dead")
+            self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
+        self._sweep()
+        self.refresh_index()
+        return removed
+
+    @contextmanager
+    def _commit(self, **settings: object) -> Iterator[None]:
+        """A transaction that counts as one generation of the gallery, or nothing at all."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            generation = self.gallery.settings["generation"] + 1
+            store.write_settings(self.db, {**settings, "generation": generation})
+            self.db.execute("COMMIT")
+        except BaseException:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            raise
+        self.gallery.refresh()
+
+    def _write_shard(self, vectors: np.ndarray, ids: np.ndarray) -> None:
+        row = self.db.execute("SELECT value FROM settings WHERE name = 'next_number'").fetchone()
+        number = json.loads(row[0])
+        shard = store.Shard(number, len(ids))
+        _write_file(self.db, self.path, shard.vectors_file, _npy(vectors))
+        _write_file(self.db, self.path, shard.ids_file, _npy(ids))
+        span = (int(ids[0]), int(ids[-1]))
+        self.db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (number, *span, len(ids)))
+        store.write_settings(self.db, {"next_number": number + 1})
+
+    def _alive_ids(self) -> np.ndarray:
+        snapshot = self.gallery.snapshot
+        rows = np.concatenate([np.empty(0, np.int64), *snapshot.ids])
+        return rows[~np.isin(rows, snapshot.dead, assume_unique=True)]
+
+    def _sweep(self) -> None:
+        """Delete files that no commit knows of: leavings of a writer that was killed."""
+        known = {row[0] for row in self.db.execute("SELECT name FROM files")} | KEPT
+        for file in self.path.iterdir():
+            if file.is_file() and file.name not in known:
+                file.unlink()
+
+    def _write_failures(self) -> None:
+        """failed.jsonl says what the database says."""
+        rows = self.db.execute("SELECT path, reason FROM failures ORDER BY path").fetchall()
+        lines = (json.dumps({"path": store._decode(p), "reason": r}) + "\n" for p, r in rows)
+        data = "".join(lines).encode()
+        file = self.path / "failed.jsonl"
+        if rows or file.exists():
+            write_atomically(file, data)
+
+
+def _take_lock(folder: Path) -> IO[str]:
+    """An open, locked file, whose content names the process. Raises GalleryLocked."""
+    lock = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise GalleryLocked(
+            f"{folder} is being written to by process {holder}; wait until it is done, or stop it"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _write_file(db: "store.sqlite3.Connection", folder: Path, name: str, data: bytes) -> None:
+    """Put a file into the gallery, and its checksum into the open transaction."""
+    write_atomically(folder / name, data)
+    row = (name, len(data), hashlib.sha256(data).hexdigest())
+    db.execute("INSERT INTO files VALUES (?, ?, ?)", row)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()

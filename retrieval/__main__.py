@@ -1,0 +1,5 @@
+"""``python -m retrieval`` is the ``retrieval`` command."""
+
+from retrieval.cli import main
+
+main(prog_name="retrieval")

@@ -1,0 +1,65 @@
+"""The command line: each command opens, calls and prints; nothing is computed here.
+
+Heavy imports (torch, faiss, matplotlib) happen inside the commands, so that ``--help`` is instant.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from index.errors import GalleryError
+from retrieval import __version__
+from retrieval.cli import demo, evaluate, gallery, query, train
+from retrieval.errors import RetrievalError
+
+
+class CommandGroup(click.Group):
+    """Shows expected errors as one line, and leaves with status 1 (Ctrl-C: 130)."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RetrievalError, GalleryError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("-v", "--verbose", is_flag=True, help="Show what happens inside, on stderr.")
+def main(verbose: bool) -> None:
+    """Search images by picture.
+
+    \b
+    retrieval demo                                      the whole loop on a small data set
+    retrieval train-embed --dataset PICTURES --out RUN  learn what looks alike
+    retrieval build-index PICTURES --model RUN --out G  make pictures searchable
+    retrieval query photo.png --gallery G --k 10        ask
+    retrieval evaluate --model RUN --dataset PICTURES   know how good the answers are
+    """
+    # File names may hold bytes that are not UTF-8; they must not stop a listing.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+
+
+for command in (
+    train.train_embed,
+    gallery.build_index,
+    query.query,
+    evaluate.evaluate,
+    gallery.add,
+    gallery.remove,
+    gallery.info,
+    gallery.verify,
+    gallery.embed,
+    train.show_augment,
+    demo.demo,
+):
+    main.add_command(command)

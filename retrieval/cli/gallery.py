@@ -1,0 +1,292 @@
+"""Commands that fill, change and describe galleries, and that write plain embeddings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from retrieval.cli.options import (
+    batch_size_option,
+    device_option,
+    find_gallery,
+    gallery_option,
+    json_option,
+    num_workers_option,
+    print_json,
+    say,
+    where_option,
+)
+from retrieval.config import DISTANCES
+
+if TYPE_CHECKING:
+    from retrieval.building import FillSummary
+
+labels_option = click.option(
+    "--labels",
+    default="folder",
+    show_default=True,
+    type=click.Choice(["folder", "none"]),
+    help="The label of a picture: the name of the folder that it lies in, or none.",
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at the first picture that cannot be read."
+)
+
+
+@click.command("build-index")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="A run folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The gallery folder.")
+@click.option(
+    "--metric",
+    type=click.Choice(DISTANCES),
+    help="Distance to search by.  [default: the one that the model learnt]",
+)
+@click.option(
+    "--index-key",
+    default="Flat",
+    show_default=True,
+    help="Flat (exact), IVF256,Flat, HNSW32, or any other FAISS factory string.",
+)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16"]),
+    help="How vectors are stored.",
+)
+@labels_option
+@strict_option
+@click.option("--overwrite", is_flag=True, help="Replace a gallery that is there already.")
+@batch_size_option
+@num_workers_option
+@device_option
+@json_option
+def build_index(
+    pictures: tuple[Path, ...],
+    model: Path,
+    out: Path,
+    metric: str | None,
+    index_key: str,
+    dtype: str,
+    labels: str,
+    strict: bool,
+    overwrite: bool,
+    batch_size: int,
+    num_workers: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Make PICTURES (files, folders, or a CSV file) searchable.
+
+    \b
+    Examples:
+      retrieval build-index ~/Pictures --model runs/flowers --out photos.gallery
+      retrieval build-index flowers/train --model runs/flowers --out flowers.gallery
+      retrieval build-index list.csv --model runs/flowers --out list.gallery
+
+    A CSV file has the columns path and, if you like, label; further columns are kept as metadata.
+    Pictures that cannot be read are left out, with the reason in failed.jsonl. An interrupted build
+    is continued by the same command.
+    """
+    from retrieval import building
+
+    gallery = building.open_or_create(
+        out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
+        overwrite=overwrite,
+    )  # fmt: skip
+    summary = _fill(gallery, pictures, labels, strict, batch_size, num_workers, device)
+    _print_summary(summary, gallery, as_json)
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@gallery_option
+@labels_option
+@strict_option
+@batch_size_option
+@num_workers_option
+@device_option
+@json_option
+def add(
+    pictures: tuple[Path, ...],
+    gallery_path: Path | None,
+    labels: str,
+    strict: bool,
+    batch_size: int,
+    num_workers: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Add PICTURES to a gallery, with the model that made it.
+
+    \b
+    Example:
+      retrieval add ~/Pictures/2026 --gallery photos.gallery
+
+    Pictures that are there already, unchanged, are left alone; changed ones are replaced.
+    """
+    from index.gallery import Gallery
+
+    gallery = Gallery.open(find_gallery(gallery_path))
+    summary = _fill(gallery, pictures, labels, strict, batch_size, num_workers, device)
+    _print_summary(summary, gallery, as_json)
+
+
+def _fill(
+    gallery: Any,
+    pictures: tuple[Path, ...],
+    labels: str,
+    strict: bool,
+    batch_size: int,
+    num_workers: int,
+    device: str,
+) -> "FillSummary":
+    from retrieval import building
+    from retrieval.device import choose_device
+    from retrieval.progress import Progress
+
+    listed = building.list_pictures(pictures, labels_from_folder=labels == "folder")
+    with Progress("Embedding", len(listed), "pictures") as progress:
+        return building.fill(
+            gallery, listed, device=choose_device(device), batch_size=batch_size,
+            num_workers=num_workers, strict=strict, on_progress=progress.update,
+        )  # fmt: skip
+
+
+def _print_summary(summary: "FillSummary", gallery: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"gallery": str(gallery.path), **summary.to_dict()})
+        return
+    click.echo(f"{gallery.path}: {summary.text()}")
+    if summary.failed:
+        say(f"The pictures left out are listed in {gallery.path / 'failed.jsonl'}")
+    if summary.interrupted:
+        say("Stopped; what is done is kept. The same command continues.")
+        raise SystemExit(130)
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@gallery_option
+@click.option("--id", "ids", multiple=True, type=int, help="Remove the picture with this id.")
+@where_option
+@json_option
+def remove(
+    pictures: tuple[Path, ...],
+    gallery_path: Path | None,
+    ids: tuple[int, ...],
+    where: str | None,
+    as_json: bool,
+) -> None:
+    """Remove PICTURES (files, or folders with all in them) from a gallery; files stay.
+
+    \b
+    Examples:
+      retrieval remove holiday/blurred.jpg --gallery photos.gallery
+      retrieval remove --where 'label = cat' --gallery photos.gallery
+    """
+    from index.gallery import Gallery
+    from retrieval.building import remove_pictures
+    from retrieval.errors import ConfigError
+
+    if not (pictures or ids or where):
+        raise ConfigError("nothing to remove: give PICTURES, --id or --where")
+    gallery = Gallery.open(find_gallery(gallery_path))
+    removed = remove_pictures(gallery, pictures, ids, where)
+    if as_json:
+        print_json({"gallery": str(gallery.path), "removed": removed})
+    else:
+        click.echo(f"{gallery.path}: {removed:,} removed")
+
+
+@click.command()
+@gallery_option
+@json_option
+def info(gallery_path: Path | None, as_json: bool) -> None:
+    """Say what a gallery holds, and what made it.
+
+    \b
+    Example:
+      retrieval info --gallery photos.gallery
+    """
+    from index.gallery import Gallery
+
+    facts = Gallery.open(find_gallery(gallery_path)).info()
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name.replace('_', ' '):<16} {value}")
+
+
+@click.command()
+@gallery_option
+@json_option
+def verify(gallery_path: Path | None, as_json: bool) -> None:
+    """Read every byte of a gallery and check it against what was written.
+
+    \b
+    Example:
+      retrieval verify --gallery photos.gallery
+    """
+    from index.gallery import Gallery
+
+    path = find_gallery(gallery_path)
+    findings = Gallery.open(path).verify()
+    if as_json:
+        print_json({"gallery": str(path), "sound": not findings, "findings": findings})
+    for finding in [] if as_json else findings:
+        click.echo(finding)
+    if findings:
+        raise SystemExit(1)
+    if not as_json:
+        click.echo(f"{path}: sound")
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="A run folder.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label).",
+)
+@labels_option
+@strict_option
+@batch_size_option
+@num_workers_option
+@device_option
+@json_option
+def embed(
+    pictures: tuple[Path, ...],
+    model: Path,
+    out: Path,
+    labels: str,
+    strict: bool,
+    batch_size: int,
+    num_workers: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Write the embeddings of PICTURES as plain files, for use elsewhere.
+
+    \b
+    Example:
+      retrieval embed photos/ --model runs/flowers --out vectors/
+    """
+    from retrieval import building
+    from retrieval.device import choose_device
+    from retrieval.progress import Progress
+
+    listed = building.list_pictures(pictures, labels_from_folder=labels == "folder")
+    with Progress("Embedding", len(listed), "pictures") as progress:
+        summary = building.write_embeddings(
+            listed, model, out, device=choose_device(device), batch_size=batch_size,
+            num_workers=num_workers, strict=strict, on_progress=progress.update,
+        )  # fmt: skip
+    if as_json:
+        print_json({"out": str(out), **summary.to_dict()})
+    else:
+        click.echo(f"{out}: {summary.text()}")

@@ -1,0 +1,130 @@
+"""Options that commands share, and options made from the fields of a configuration."""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retrieval.errors import ConfigError
+
+Command = Callable[..., Any]
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    help="Where the network runs.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+num_workers_option = click.option(
+    "--num-workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Threads that read pictures.",
+)
+batch_size_option = click.option(
+    "--batch-size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1, 65536),
+    help="Pictures that go through the network at once.",
+)
+gallery_option = click.option(
+    "--gallery",
+    "gallery_path",
+    type=click.Path(path_type=Path),
+    envvar="RETRIEVAL_GALLERY",
+    help="The gallery folder. Without it: the variable RETRIEVAL_GALLERY, or the only *.gallery "
+    "in the current folder.",
+)
+where_option = click.option(
+    "--where",
+    help="Only pictures of which this holds, such as: label = cat, or "
+    "path like '%2024%' and label in (cat, dog).",
+)
+
+
+class Numbers(click.ParamType):
+    """Comma-separated numbers, such as 0,90,180."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0,90,180", param, ctx)
+
+
+def config_options(*kinds: type) -> Callable[[Command], Command]:
+    """Give a command one option for each field of these dataclasses.
+
+    An option that is not given arrives as None, so that a data set's own defaults can take its place.
+    """
+
+    def decorate(command: Command) -> Command:
+        for kind in reversed(kinds):
+            hints = typing.get_type_hints(kind)
+            for item in reversed(dataclasses.fields(kind)):
+                if "help" in item.metadata:
+                    command = _field_option(item, hints[item.name])(command)
+        return command
+
+    return decorate
+
+
+def _field_option(item: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
+    name = item.name.replace("_", "-")
+    text = item.metadata["help"]
+    text = f"{text[0].upper()}{text[1:]}." if not text.startswith("--") else f"{text}."
+    if item.default not in (None, ()):
+        text += f"  [default: {_shown(item.default)}]"
+    if hint is bool:
+        return click.option(f"--{name}/--no-{name}", item.name, default=None, help=text)
+    kind: Any = {int: int, float: float}.get(hint, str)
+    if item.metadata.get("choices"):
+        kind = click.Choice(item.metadata["choices"])
+    elif typing.get_origin(hint) is tuple:
+        kind = Numbers()
+    return click.option(f"--{name}", item.name, default=None, type=kind, help=text)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def find_gallery(path: Path | None) -> Path:
+    """``path``, or the only gallery in the current folder.
+
+    Raises ConfigError where there is none, or more than one.
+    """
+    if path is not None:
+        return path
+    there = sorted(p for p in Path().glob("*.gallery") if p.is_dir())
+    if len(there) == 1:
+        return there[0]
+    found = ", ".join(map(str, there)) or "none"
+    raise ConfigError(
+        f"which gallery? The current folder has {found}; give --gallery FOLDER, or make one with: "
+        "retrieval build-index PICTURES --model RUN --out photos.gallery"
+    )
+
+
+def print_json(value: Any) -> None:
+    """``value`` on stdout, indented; bytes that are not UTF-8 in file names as escapes."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def say(text: str) -> None:
+    """A notice for people, on stderr."""
+    click.echo(text, err=True)

@@ -1,0 +1,42 @@
+"""Where networks run, and in which precision."""
+
+import torch
+
+from retrieval.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called ``name``; "auto" is CUDA, else MPS, else the processor.
+
+    Raises ConfigError where this machine does not have it.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+    if not there.get(name, False):
+        usable = ", ".join(d for d in there if there[d])
+        raise ConfigError(f"--device is {name!r}; this machine has {usable}")
+    return torch.device(name)
+
+
+def use_bf16(device: torch.device, precision: str = "auto") -> bool:
+    """Whether networks train in bf16: on demand, or where the hardware computes faster in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bf16 on processors is slower than float32, by far.
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def describe(device: torch.device, precision: str = "auto") -> str:
+    """One line on what a training run uses, such as "cpu (2 threads), bf16, channels-last"."""
+    if device.type == "cuda":
+        name = f"cuda ({torch.cuda.get_device_name(device)})"
+    elif device.type == "cpu":
+        name = f"cpu ({torch.get_num_threads()} threads)"
+    else:
+        name = device.type
+    return f"{name}, {'bf16' if use_bf16(device, precision) else 'fp32'}, channels-last"

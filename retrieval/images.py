@@ -1,0 +1,222 @@
+"""Pictures: finding them, and reading them safely as upright RGB.
+
+Training, building and asking all read through ``read_image``, so that the same file always gives the
+same pixels. A file is decoded only if its header promises at most MAX_PIXELS; a picture at that limit
+needs about 0.5 GiB while it is read.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from retrieval.errors import DataError, ImageError
+
+MAX_PIXELS = 64_000_000
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"]
+EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib"),
+        *("tif", "tiff", "avif", "heic", "heif", "ppm", "pgm", "pbm", "pnm"),
+    )
+)
+LOOK_AHEAD = 64
+"""Pictures that ``read_images`` decodes ahead of what was asked for."""
+
+# Pillow warns of large pictures and odd metadata on stderr. The first are left out with a reason, the
+# second read all the same; neither concerns who asked.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
+
+Source = Path | str | bytes | BinaryIO
+
+
+def find_images(sources: Iterable[Path | str]) -> list[Path]:
+    """The picture files among ``sources``: files as given, folders with all below them, sorted.
+
+    A file that is named is taken whatever its extension; in folders the extension decides, in any
+    letter case. Hidden files and folders are passed over; links to folders are not followed, so that
+    a loop of links ends. Raises DataError for a source that does not exist.
+    """
+    found: dict[Path, None] = {}
+    for source in map(Path, sources):
+        if source.is_dir():
+            found.update(dict.fromkeys(_walk(source)))
+        elif os.path.lexists(source):
+            found[source] = None
+        else:
+            raise DataError(f"there is no file or folder {source}")
+    return list(found)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(place) / name
+
+
+def read_image(source: Source, size: int | None = None) -> np.ndarray:
+    """The picture upright: RGB uint8 (H,W,3), or (size,size,3) where ``size`` is given.
+
+    With ``size`` the centre square is cut out and scaled (bilinear, antialiased); large JPEGs are
+    decoded at a fraction of their size on the way. Transparent parts become white, the first frame
+    stands for an animation, embedded colour profiles are converted to sRGB, and depths beyond 8 bits
+    are scaled to 8. Raises ImageError with the reason for whatever is not such a picture.
+    """
+    if isinstance(source, Path | str):
+        _check_file(Path(source))
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(stream, formats=_formats()) as image:
+            return _decode(image, size)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
+        raise ImageError(_reason(error, source)) from error
+
+
+def read_images(
+    paths: Iterable[Path], size: int | None = None, num_workers: int = 2
+) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
+    """Each path with its picture, or with why there is none, in order.
+
+    Threads decode ahead, at most LOOK_AHEAD pictures, so that memory does not grow with the number
+    of paths.
+    """
+
+    def read(path: Path) -> np.ndarray | ImageError:
+        try:
+            return read_image(path, size)
+        except ImageError as error:
+            return error
+
+    pending: deque[tuple[Path, Future[np.ndarray | ImageError]]] = deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
+            for path in paths:
+                pending.append((path, pool.submit(read, path)))
+                if len(pending) >= LOOK_AHEAD:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal. Raises ImageError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(_reason(error, path)) from error
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is not a regular file: opening a pipe would wait for ever."""
+    try:
+        if path.is_dir():
+            raise ImageError("it is a folder")
+        if not path.exists():
+            raise ImageError("the link leads nowhere" if path.is_symlink() else "no such file")
+        if not path.is_file():
+            raise ImageError("it is not a regular file")
+        if path.stat().st_size == 0:
+            raise ImageError("the file is empty")
+    except OSError as error:
+        raise ImageError(_reason(error, path)) from error
+
+
+def _formats() -> list[str]:
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return [*FORMATS, "HEIF"]
+
+
+def _reason(error: Exception, source: Source) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        heic = isinstance(source, Path | str) and Path(source).suffix.lower() in (".heic", ".heif")
+        return (
+            "HEIC pictures need an extra: pip install 'retrieval[heic]'"
+            if heic
+            else "it is not a picture in a format that is read (" + ", ".join(FORMATS) + ")"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"damaged: {' '.join(str(error).split())[:120] or type(error).__name__}"
+
+
+def _decode(image: Image.Image, size: int | None) -> np.ndarray:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{width}×{height} pixels are {width * height / 1e6:.0f} million; at most "
+            f"{MAX_PIXELS / 1e6:.0f} million are read"
+        )
+    if width * height == 0:
+        raise ImageError(f"it has no pixels ({width}×{height})")
+    if size is not None:
+        image.draft("RGB", (size, size))  # a JPEG at 1/2, 1/4 or 1/8, never below the size asked
+    image.load()
+    image = _to_rgb(ImageOps.exif_transpose(image))
+    if size is not None and image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box)
+    return np.array(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deep(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return _to_srgb(image)
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """8-bit grey of 16-bit (by 257), 32-bit and float pictures (0…1 by 255, else by their range)."""
+    values = np.asarray(image, np.float64)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if image.mode == "F" and low >= 0 and high <= 1:
+        scaled = values * 255
+    elif image.mode != "F" and low >= 0 and high <= 65535:
+        scaled = values / 257
+    else:
+        scaled = (values - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """RGB by the embedded colour profile, where there is a sound one."""
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError):
+            return image.convert("RGB")
+        if converted is not None:
+            return converted
+    return image.convert("RGB")

@@ -1,0 +1,59 @@
+"""Progress with rate and time left, on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """``with Progress("Embedding", total, "pictures") as progress: progress.update(n)``."""
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        from tqdm import tqdm
+
+        self.title, self.total, self.unit = title, total, unit
+        self.done, self.started = 0, time.monotonic()
+        self.printed = self.started
+        self.bar = tqdm(
+            total=total, desc=title, unit=f" {unit}", disable=None, leave=False, file=sys.stderr
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+    def start_at(self, done: int, total: int) -> None:
+        """So many were done before: they do not count for the rate."""
+        self.done, self.total = done, total
+        self.bar.total, self.bar.initial, self.bar.n = total, done, done
+
+    def update(self, n: int = 1) -> None:
+        """``n`` more are done."""
+        self.set(self.done + n)
+
+    def set(self, done: int) -> None:
+        """So many are done in all."""
+        self.bar.update(done - self.done)
+        self.done = done
+        now = time.monotonic()
+        if self.bar.disable and now - self.printed >= LINE_EVERY_SECONDS:
+            self.printed = now
+            elapsed = now - self.started
+            line = self.bar.format_meter(
+                done, self.total, elapsed, ncols=0, unit=f" {self.unit}", initial=self.bar.initial
+            )
+            self.note(f"{self.title}: {line}")
+
+    def note(self, text: str) -> None:
+        """A line of its own on stderr, above the bar."""
+        self.bar.write(text, file=sys.stderr)

@@ -1,0 +1,88 @@
+"""Who asks whom when the answers are measured: test pictures the training pictures, or each other."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from index.gallery import Gallery
+from retrieval.checkpoint import load_embedder
+from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.embedder import embed_images
+from retrieval.errors import DataError
+from retrieval.evaluation import RetrievalReport, evaluate_retrieval
+
+
+def evaluate_model(
+    model: Path,
+    dataset: str,
+    protocol: str,
+    *,
+    data_dir: Path | None = None,
+    device: torch.device | None = None,
+    **options: Any,
+) -> RetrievalReport:
+    """Recall and precision of a model on a data set.
+
+    With the protocol "test-to-train" test pictures (or those marked is_query) ask the training
+    pictures (or those marked is_gallery); with "leave-one-out" test pictures ask each other.
+    ``options`` go to ``evaluate_retrieval``. Raises DataError where the data set has no labels.
+    """
+    embedder = load_embedder(model).to(device or torch.device("cpu"))
+    size = embedder.spec.image_size
+    test = load_dataset(dataset, data_dir=data_dir, image_size=size, split="test")
+    options.setdefault("distance", embedder.spec.distance)
+    queries = embed_images(embedder, test.images)
+    if protocol == "leave-one-out":
+        ids = np.arange(len(test), dtype=np.int64)
+        labels = _names(test)
+        return evaluate_retrieval(
+            queries, labels, queries, labels, query_ids=ids, gallery_ids=ids, **options
+        )
+    train = load_dataset(dataset, data_dir=data_dir, image_size=size, split="train")
+    gallery = embed_images(embedder, train.images)
+    return evaluate_retrieval(queries, _names(test), gallery, _names(train), **options)
+
+
+def evaluate_gallery(
+    path: Path, queries: Path | None, *, device: torch.device | None = None, **options: Any
+) -> RetrievalReport:
+    """Recall and precision of a gallery whose pictures have labels.
+
+    ``queries`` is a folder of class folders or a CSV file; a query that stands in the gallery too
+    (the same file) does not find itself. Without it the gallery's pictures ask each other.
+    """
+    gallery = Gallery.open(path)
+    ids, vectors, labels = gallery.labelled()
+    if queries is None:
+        return evaluate_retrieval(
+            vectors, labels, vectors, labels, query_ids=ids, gallery_ids=ids,
+            distance=gallery.metric, **options,
+        )  # fmt: skip
+    embedder = load_embedder(path / "model").to(device or torch.device("cpu"))
+    asked = load_dataset(str(queries), image_size=embedder.spec.image_size, split="test")
+    return evaluate_retrieval(
+        embed_images(embedder, asked.images), _names(asked), vectors, labels,
+        query_ids=_ids_of(gallery, asked), gallery_ids=ids, distance=gallery.metric, **options,
+    )  # fmt: skip
+
+
+def _ids_of(gallery: Gallery, data: LabeledImages) -> np.ndarray:
+    """The gallery's ids of the files of a data set, −1 for files that are not in it: int64 (N,)."""
+    assert data.paths is not None
+    root = gallery.image_root
+    known = {item.path: item.id for item in gallery.all_items()}
+    relative = (os.path.relpath(os.path.abspath(path), root) for path in data.paths)
+    return np.array([known.get(path, -1) for path in relative], np.int64)
+
+
+def _names(data: LabeledImages) -> np.ndarray:
+    """The class names of all pictures, so that label sets of two sources agree."""
+    if not data.classes:
+        raise DataError(
+            f"{data.name} has no labels, so that nobody can say what a right answer is; put its "
+            "pictures in one folder for each class"
+        )
+    return np.asarray(data.classes)[data.labels]

@@ -1,0 +1,201 @@
+"""Answers and progress as pictures: contact sheets, pages, grids, training curves."""
+
+import base64
+import dataclasses
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from index.atomic import write_atomically
+
+TILE = 128
+GAP = 12
+CAPTION = 20
+INK, FAINT, PAPER, LINE = "#1d2330", "#667085", "#ffffff", "#d5dae3"
+GOOD, BAD = "#1a9c5b", "#d64545"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A picture uint8 (H,W,3) with a caption; ``good`` says whether it is a right answer, if known."""
+
+    picture: np.ndarray
+    caption: str
+    good: bool | None = None
+    href: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SheetRow:
+    """A question and its answers."""
+
+    query: Tile
+    hits: list[Tile]
+
+
+def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
+    """One line for each row: the query at the left, then its hits; right ones green, wrong ones red."""
+    columns = max([len(row.hits) for row in rows], default=0)
+    step_x, step_y = TILE + GAP, TILE + CAPTION + GAP
+    split = 2 * GAP  # between the query and its hits
+    width = GAP + step_x + split + columns * step_x
+    sheet = Image.new("RGB", (width, GAP + max(len(rows), 1) * step_y), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, row in enumerate(rows):
+        top = GAP + number * step_y
+        _draw_tile(sheet, draw, row.query, GAP, top)
+        middle = GAP + TILE + (GAP + split) // 2
+        draw.line([(middle, top), (middle, top + TILE)], fill=LINE, width=2)
+        for place, hit in enumerate(row.hits):
+            _draw_tile(sheet, draw, hit, GAP + step_x + split + place * step_x, top)
+    return sheet
+
+
+def _draw_tile(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int
+) -> None:
+    picture = fit_picture(tile.picture, TILE)
+    x, y = left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2
+    sheet.paste(picture, (x, y))
+    if tile.good is not None:
+        edge = (x - 3, y - 3, x + picture.width + 2, y + picture.height + 2)
+        draw.rectangle(edge, outline=GOOD if tile.good else BAD, width=3)
+    font = ImageFont.load_default(12)
+    text = _cut(tile.caption, TILE, draw, font)
+    draw.text((left + TILE / 2, top + TILE + 5), text, fill=INK, font=font, anchor="ma")
+
+
+def _cut(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:
+    """``text`` on one line, with … where it would be wider than ``width`` pixels."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def fit_picture(picture: np.ndarray, side: int) -> Image.Image:
+    """The picture in a square of ``side``: small ones in whole multiples of their size, so that each
+    pixel stays a sharp square, larger ones scaled down smoothly."""
+    image = Image.fromarray(picture)
+    factor = side // max(image.size)
+    if factor >= 1:
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def picture_grid(pictures: np.ndarray, columns: int) -> Image.Image:
+    """Pictures uint8 (N,H,W,3) side by side, row after row."""
+    count, height, width, _ = pictures.shape
+    rows = -(-max(count, 1) // columns)
+    gap = 4
+    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    grid = Image.new("RGB", size, PAPER)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        place = (gap + column * (width + gap), gap + row * (height + gap))
+        grid.paste(Image.fromarray(picture), place)
+    return grid
+
+
+def write_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG, atomically."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    write_atomically(path, buffer.getvalue())
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2330; --faint: #667085; --paper: #fafbfc; --card: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaf0; --faint: #98a1b3; --paper: #14171d; --card: #1e232c; } }
+body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: var(--paper);
+  color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
+h1 { font-size: 1.3rem; font-weight: 600; }
+section { display: flex; flex-wrap: wrap; gap: 12px; margin: 1.2rem 0; padding: 14px;
+  border-radius: 12px; background: var(--card); box-shadow: 0 1px 3px #0002; }
+figure { margin: 0; width: 128px; }
+figure.query { padding-right: 14px; border-right: 2px solid #8884; }
+figure .frame { display: flex; align-items: center; justify-content: center; width: 128px;
+  height: 128px; border-radius: 8px; outline: 3px solid transparent; overflow: hidden; }
+figure.good .frame { outline-color: #1a9c5b; } figure.bad .frame { outline-color: #d64545; }
+img { max-width: 128px; max-height: 128px; image-rendering: auto; }
+img.small { image-rendering: pixelated; }
+figcaption { margin-top: 5px; font-size: 12px; color: var(--faint); text-align: center;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+a { color: inherit; }
+"""
+
+
+def html_gallery(rows: Sequence[SheetRow], title: str) -> str:
+    """A page that needs no other file: pictures and style are inside, no script, nothing fetched."""
+    body = "".join(
+        f"<section>{_figure(row.query, 'query')}{''.join(_figure(hit) for hit in row.hits)}</section>"
+        for row in rows
+    )
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{_safe(title)}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{_safe(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def _figure(tile: Tile, kind: str = "") -> str:
+    verdict = {True: "good", False: "bad", None: ""}[tile.good]
+    image = fit_picture(tile.picture, TILE)
+    buffer = io.BytesIO()
+    small = max(tile.picture.shape[:2]) <= TILE
+    image.save(buffer, "PNG" if small else "JPEG", quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    source = f"data:image/{'png' if small else 'jpeg'};base64,{data}"
+    caption = _safe(tile.caption)
+    picture = f"<img class='{'small' if small else ''}' alt='{caption}' src='{source}'>"
+    if tile.href is not None:
+        picture = f"<a href='{_safe(tile.href)}'>{picture}</a>"
+    return (
+        f"<figure class='{kind} {verdict}'><div class='frame'>{picture}</div>"
+        f"<figcaption title='{caption}'>{caption}</figcaption></figure>"
+    )
+
+
+def _safe(text: str) -> str:
+    """Text for HTML, attributes included; bytes that are not UTF-8 in file names become ?."""
+    return html.escape(text.encode("utf-8", "replace").decode())
+
+
+CURVES = (
+    ("loss", lambda name: name.startswith("loss")),
+    ("recall@1, held out", lambda name: name == "recall_at_1"),
+    ("share of active triplets", lambda name: name == "active_triplets"),
+    ("learning rate", lambda name: name == "lr"),
+)
+
+
+def training_curves(records: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write a PNG of what ``records`` (one an epoch) hold, each kind of figure in a panel."""
+    from matplotlib.figure import Figure
+
+    records = list(records)
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    for axes, (title, wanted) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+        names = [name for name in dict.fromkeys(n for r in records for n in r) if wanted(name)]
+        for name in names:
+            points = [(r["epoch"], r[name]) for r in records if name in r]
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, marker="o", markersize=3, label=name.removeprefix("loss/"))
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
