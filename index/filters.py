@@ -106,10 +106,10 @@ class _Parser:
             self.position += 1
             return f"{column} {token[1]} {self.value()}"
         if self.take_word("is"):
-            negated = self.take_word("not")
+            null = "NOT NULL" if self.take_word("not") else "NULL"
             if not self.take_word("null"):
                 raise self.error("null")
-            return f"{column} IS {'NOT ' if negated else ''}NULL"
+            return f"{column} IS {null}"
         negated = "NOT " if self.take_word("not") else ""
         if self.take_word("like"):
             return f"{column} {negated}LIKE {self.value()}"

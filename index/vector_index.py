@@ -1,3 +1,5 @@
+# The stubs that FAISS ships lag behind it: search parameters that exist are missing there.
+# mypy: disable-error-code="call-arg, arg-type, attr-defined"
 """One FAISS index over the vectors of a gallery: which are allowed, building, searching, files.
 
 An index numbers its vectors by position; the gallery keeps which id stands at which position. FAISS's

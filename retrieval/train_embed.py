@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def train_embed(
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
     _check_classes(config, fitting)
     embedder = build_embedder(config, fitting.images).to(device)
-    embedder = embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embedder = embedder.to(memory_format=torch.channels_last)
     weights = [p for p in embedder.parameters() if p.requires_grad and p.ndim > 1]
     loss = EmbeddingLoss(
         config.loss,
@@ -71,7 +71,7 @@ def train_embed(
         batches=EmbedBatches(fitting, config, embedder, device),
         validate=lambda module: validate(module, held_out, config),
         score="recall_at_1",
-        save_best=lambda module: save_embedder(module, run.folder / MODEL_FILE),
+        save_best=lambda module: save_embedder(cast("Embedder", module), run.folder / MODEL_FILE),
         save_state=save_state,
         on_step=on_step,
         on_epoch=on_epoch,

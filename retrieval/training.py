@@ -139,7 +139,7 @@ class _Progress:
         total = torch.stack(list(losses.values())).sum()
         self._check_finite(total, losses)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         if config.clip_norm:
             parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
