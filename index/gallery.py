@@ -29,12 +29,11 @@ from index.errors import DamagedGallery, ModelMismatch
 from index.exact_search import BLOCK_ROWS, exact_search
 from index.items import Item, Shard
 from index.neighbors import Neighbors, prepare, rescore
-from index.vector_index import FLAT, read_index, search_index, visits_all
+from index.vector_index import FLAT, candidates, read_index, search_index, visits_all
 
 EXACT_BELOW_ROWS = 20_000
 EXACT_BELOW_SHARE = 0.1
 """With fewer rows allowed than either, comparing each of them beats a filtered index, and is exact."""
-MARGIN = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,10 +265,10 @@ class Gallery:
         snapshot = self.snapshot
         keep = self._keep(snapshot.indexed_ids, allowed)
         mask = None if keep.all() else keep
-        wanted = min(k, int(keep.sum()))
+        wanted, fetch = min(k, int(keep.sum())), candidates(self.settings["index_key"], k)
         answer, open_rows, effort = Neighbors.none(len(queries), k), np.arange(len(queries)), 0
         while len(open_rows):
-            positions = search_index(snapshot.index, queries[open_rows], k + MARGIN, mask, effort)
+            positions = search_index(snapshot.index, queries[open_rows], fetch, mask, effort)
             ids = np.where(positions >= 0, snapshot.indexed_ids[positions], -1)
             found = rescore(queries[open_rows], ids, self.vectors, self.metric).best(k)
             width = found.ids.shape[1]

@@ -97,9 +97,19 @@ def search_index(
             raise
         # Some indexes know no filters: take more, and filter here.
         more = min(4 * k + int((~allowed).sum()), index.ntotal)
-        _, positions = index.search(queries, more, params=_parameters(index, None, more, effort))
+        _, positions = index.search(queries, more)
         positions[~((positions >= 0) & allowed[positions])] = -1
     return positions
+
+
+def candidates(key: str, k: int) -> int:
+    """How many candidates are fetched, to be re-scored by their true distances, for k neighbours.
+
+    An index of whole vectors errs by rounding alone; one of codes errs by far more. The number does not
+    depend on k as long as k is ordinary, so that the first 5 of k = 15 are the answer for k = 5.
+    """
+    whole = re.fullmatch(r"IVF\d+(_HNSW\d+)?,Flat|HNSW\d+(,Flat)?", key)
+    return k + 16 if whole else max(256, 2 * k)
 
 
 def visits_all(index: "faiss.Index", effort: int) -> bool:
@@ -110,7 +120,7 @@ def visits_all(index: "faiss.Index", effort: int) -> bool:
 
 def _parameters(
     index: "faiss.Index", selector: "faiss.IDSelector | None", k: int, effort: int
-) -> "faiss.SearchParameters":
+) -> "faiss.SearchParameters | None":
     options = {} if selector is None else {"sel": selector}
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexPreTransform):
@@ -119,8 +129,8 @@ def _parameters(
     if _lists(index):
         return faiss.SearchParametersIVF(nprobe=_probes(_lists(index), effort), **options)
     if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=max(64, 2 * k) * 4**effort, **options)
-    return faiss.SearchParameters(**options)
+        return faiss.SearchParametersHNSW(efSearch=max(128, k) * 4**effort, **options)
+    return faiss.SearchParameters(**options) if options else None
 
 
 def _lists(index: "faiss.Index") -> int:
