@@ -184,7 +184,7 @@ class FitConfig(Checked):
         "update rule",
         choices=("sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),
     )
-    lr: float = choice(0.4, "highest learning rate", at_least=1e-9, at_most=1000)
+    lr: float = choice(0.3, "highest learning rate", at_least=1e-9, at_most=1000)
     momentum: float = choice(0.9, "momentum of sgd, nesterov, rmsprop", at_least=0, at_most=0.9999)
     weight_decay: float = choice(
         5e-4, "the optimiser's weight decay on convolutions and projections", at_least=0, at_most=1
@@ -224,7 +224,7 @@ class TrainEmbedConfig(Checked):
         choices=("classes", "views"),
     )
     views: int = choice(1, "augmented views of each picture in a batch", at_least=1, at_most=16)
-    batch_size: int = choice(512, "pictures in a batch, before views", at_least=4)
+    batch_size: int = choice(128, "pictures in a batch, before views", at_least=4)
     classes_per_batch: int = choice(16, "classes in a batch (fewer if there are fewer)", at_least=2)
     validation: float = choice(
         0.05, "share of the training pictures held out to watch progress", at_least=0.0, at_most=0.5

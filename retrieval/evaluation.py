@@ -117,7 +117,8 @@ def evaluate_retrieval(
     ranker = _Ranker(gallery, gallery_labels, gallery_ids, distance, ties)
     relevant = np.bincount(gallery_labels, minlength=len(names))[query_labels]
     itself = ranker.rows_of(query_ids, len(queries))
-    relevant = relevant - ((itself >= 0) & (gallery_labels[itself] == query_labels))
+    found = np.flatnonzero(itself >= 0)
+    relevant[found] -= gallery_labels[itself[found]] == query_labels[found]
     scored = np.flatnonzero(relevant > 0)
     if len(scored) == 0:
         raise DataError(

@@ -177,9 +177,10 @@ def _decode(image: Image.Image, size: int | None) -> np.ndarray:
     image = _to_rgb(ImageOps.exif_transpose(image))
     if size is not None and image.size != (size, size):
         side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        # Cut first: a resize with a box would mix in pixels from outside it.
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.array(image)
 
 

@@ -1,0 +1,160 @@
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nasty_pictures import NastyPicture, encoded, make_nasty_pictures, quadrants
+from PIL import Image
+
+from retrieval import images
+from retrieval.errors import DataError, ImageError
+from retrieval.images import content_hash, find_images, read_image, read_images
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> list[NastyPicture]:
+    return make_nasty_pictures(tmp_path_factory.mktemp("nasty"))
+
+
+def test_each_nasty_picture_has_its_stated_outcome(nasty: list[NastyPicture]) -> None:
+    assert len(nasty) >= 60
+    wrong = []
+    for picture in nasty:
+        try:
+            array = read_image(picture.path)
+        except ImageError as error:
+            if picture.reason is None or picture.reason not in str(error) or "\n" in str(error):
+                wrong.append((picture.path.name, str(error)))
+            continue
+        right = array.shape == (*picture.size, 3) and array.dtype == np.uint8
+        corner = array[0, 0].astype(int)
+        if picture.corner is not None:
+            right &= bool((abs(corner - picture.corner) <= 3).all())
+        if picture.reason is not None or not right:
+            wrong.append((picture.path.name, f"read as {array.shape}, corner {corner}"))
+    assert wrong == []
+
+
+def test_with_a_size_each_nasty_picture_has_the_same_outcome(nasty: list[NastyPicture]) -> None:
+    for picture in nasty:
+        if picture.reason is None:
+            assert read_image(picture.path, 16).shape == (16, 16, 3), picture.path
+        else:
+            with pytest.raises(ImageError):
+                read_image(picture.path, 16)
+
+
+def test_orientations_equal_turns_of_the_array(tmp_path: Path) -> None:
+    upright = np.asarray(quadrants())
+    turns = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, -1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, 1),
+    }  # fmt: skip
+    for orientation, expected in turns.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        found = read_image(encoded(quadrants(), "PNG", exif=exif))
+        np.testing.assert_array_equal(found, expected, err_msg=str(orientation))
+
+
+def test_a_picture_of_the_size_asked_for_comes_back_untouched() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    data = encoded(Image.fromarray(pixels), "PNG")
+    np.testing.assert_array_equal(read_image(data, 32), pixels)
+    np.testing.assert_array_equal(read_image(io.BytesIO(data)), pixels)
+
+
+def test_the_centre_square_is_cut_out_and_averaged() -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 20:60] = 200  # the centre square
+    found = read_image(encoded(Image.fromarray(pixels), "PNG"), 10)
+    assert (found == 200).all()
+
+
+def test_a_large_jpeg_read_at_a_fraction_looks_like_the_whole_scaled_down() -> None:
+    y, x = np.mgrid[0:600, 0:800]
+    pixels = np.stack([x * 255 // 800, y * 255 // 600, (x + y) * 255 // 1400], 2).astype(np.uint8)
+    data = encoded(Image.fromarray(pixels), "JPEG", quality=95)
+    whole = Image.fromarray(read_image(data)).crop((100, 0, 700, 600))
+    expected = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    assert abs(read_image(data, 64).astype(int) - expected).mean() < 2
+
+
+def test_a_colour_profile_is_converted() -> None:
+    from PIL import ImageCms
+
+    lab = ImageCms.createProfile("LAB")
+    grey = encoded(quadrants(), "PNG", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes())
+    assert read_image(grey).shape == (24, 32, 3)  # a profile that does not fit RGB is passed over
+
+
+def test_reading_in_threads_keeps_order_and_bounds_memory(
+    nasty: list[NastyPicture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LOOK_AHEAD", 4)
+    asked: list[Path] = []
+
+    def paths():
+        for picture in nasty:
+            asked.append(picture.path)
+            yield picture.path
+
+    stream = read_images(paths(), 16, num_workers=3)
+    for number, picture in enumerate(nasty):
+        path, result = next(stream)
+        assert path == picture.path
+        assert isinstance(result, ImageError) == (picture.reason is not None)
+        assert len(asked) <= number + 4
+    assert list(stream) == []
+    assert list(read_images([])) == []
+
+
+def test_find_images_takes_named_files_and_walks_folders(nasty: list[NastyPicture]) -> None:
+    folder = nasty[0].path.parent
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "x.png").write_bytes(b"")
+    found = find_images([folder])
+    assert found == sorted(found, key=lambda p: p.name)
+    assert set(found) == {p.path for p in nasty if p.indexed}
+    named = folder / "no-extension"
+    assert find_images([named, folder, named]) == [named, *found]
+    assert find_images([]) == []
+    with pytest.raises(DataError, match="no file or folder"):
+        find_images([folder / "missing"])
+
+
+def test_an_unreadable_file_gives_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such file"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(ImageError):
+        content_hash(tmp_path / "missing.png")
+
+
+def test_no_warning_reaches_the_user(nasty: list[NastyPicture]) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\nfrom retrieval.images import read_image\nfrom retrieval.errors import ImageError\n"
+        "for p in sys.argv[1:]:\n  try: read_image(p)\n  except ImageError: pass\n"
+    )
+    paths = [str(p.path) for p in nasty if p.path.name.isascii()]
+    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_content_hash_equals_hashlib(tmp_path: Path) -> None:
+    import hashlib
+
+    (tmp_path / "x").write_bytes(b"abc" * 1000)
+    assert content_hash(tmp_path / "x") == hashlib.sha256(b"abc" * 1000).hexdigest()
+
+
+def test_importing_changes_no_limit_of_pillow() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError):
+            read_image(b"")
