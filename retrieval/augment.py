@@ -15,6 +15,8 @@ from retrieval.config import AugmentConfig
 
 def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """Changed pictures float32 (B,3,S,S) in [0, 255] of pictures uint8 (B,3,S,S)."""
+    if len(images) == 0:
+        return images.float()
     draws = _Draws(len(images), images.device, generator)
     if config.crop_padding:
         images = shift_crop(images, config.crop_padding, config.padding, draws)

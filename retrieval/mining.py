@@ -80,6 +80,8 @@ def mine_hardest(
     positives, negatives = pair_masks(labels)
     anchor = (positives.any(1) & negatives.any(1)).nonzero()[:, 0]
     anchor = _thin(anchor, generator, max_triplets)
+    if len(anchor) == 0:
+        return anchor.new_empty(0, 3)
     positive = distances.masked_fill(~positives, -torch.inf)[anchor].argmax(1)
     negative = distances.masked_fill(~negatives, torch.inf)[anchor].argmin(1)
     return torch.stack([anchor, positive, negative], dim=1)

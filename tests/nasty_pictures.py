@@ -45,7 +45,9 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG of declared size with these chunks after its header."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*c) for c in chunks) + chunk(b"IEND", b"")
@@ -164,8 +166,15 @@ def _bombs(add) -> None:
 
 def _names(add) -> None:
     data = encoded(quadrants(), "PNG")
-    for name in ("with space.png", "new\nline.png", "ünï-日本.png", "<b>&'\".png", "-k.png", "#%20?.png",
-                 b"not-\xff-utf8.png"):  # fmt: skip
+    names = (
+        "with space.png",
+        "new\nline.png",
+        "ünï-日本.png",
+        "<b>&'\".png",
+        "-k.png",
+        "#%20?.png",
+    )
+    for name in (*names, b"not-\xff-utf8.png"):
         add(name, data)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -162,8 +163,6 @@ def test_float16_is_stored_and_searched(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_told_who_writes(gallery: Gallery) -> None:
-    import os
-
     with (
         gallery.writer(),
         pytest.raises(GalleryLocked, match=str(os.getpid())),
@@ -174,9 +173,7 @@ def test_a_second_writer_is_told_who_writes(gallery: Gallery) -> None:
         pass
 
 
-def test_a_failed_commit_changes_nothing(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_commit_changes_nothing(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
 
@@ -204,7 +201,8 @@ def test_bad_vectors_and_items_are_refused(gallery: Gallery) -> None:
 
 
 def test_file_names_come_back_as_they_were(gallery: Gallery) -> None:
-    names = ["a b.png", "new\nline.png", "q'\"`.png", "ü/é.png", b"\xff\xfe.png".decode("utf-8", "surrogateescape")]  # fmt: skip
+    odd = os.fsdecode(b"\xff\xfe.png")
+    names = ["a b.png", "new\nline.png", "q'\"`.png", "ü/é.png", odd]
     items = [new_items(50 + i, 1, path=name, label=name)[0] for i, name in enumerate(names)]
     with gallery.writer() as writer:
         ids = writer.add(np.ones((5, 4)), items)
@@ -227,7 +225,7 @@ def test_a_recorded_failure_removes_the_item_of_that_path(gallery: Gallery) -> N
 
 def test_check_model_names_both(gallery: Gallery) -> None:
     gallery.check_model("e" * 64, "mine")
-    with pytest.raises(ModelMismatch, match="mine is model ffffffffffff.*eeeeeeeeeeee"):
+    with pytest.raises(ModelMismatch, match=r"mine is model ffffffffffff.*eeeeeeeeeeee"):
         gallery.check_model("f" * 64, "mine")
 
 
@@ -272,7 +270,7 @@ def test_an_unknown_format_version_is_refused_with_both_numbers(gallery: Gallery
     db = sqlite3.connect(gallery.path / "gallery.sqlite")
     db.execute("UPDATE settings SET value = '99' WHERE name = 'format_version'")
     db.commit()
-    with pytest.raises(NotAGallery, match="version 99.*reads 1"):
+    with pytest.raises(NotAGallery, match=r"version 99.*reads 1"):
         Gallery.open(gallery.path)
 
 

@@ -49,7 +49,11 @@ def test_no_rows_give_no_neighbors() -> None:
 def test_no_queries_give_an_empty_answer() -> None:
     vectors = np.zeros((5, 4), np.float32)
     found = exact_search(
-        np.zeros((0, 4), np.float32), 3, lambda: [(vectors, np.arange(5))], lambda i: vectors[i], "l2"
+        np.zeros((0, 4), np.float32),
+        3,
+        lambda: [(vectors, np.arange(5))],
+        lambda i: vectors[i],
+        "l2",
     )
     assert found.ids.shape == (0, 3)
 
@@ -85,5 +89,5 @@ def test_wrong_shapes_are_refused_with_both_shapes_named(bad: np.ndarray) -> Non
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     vectors = np.zeros((3, 4), np.float32)
     vectors[1, 2] = value
-    with pytest.raises(VectorError, match="1 of 3 queries.*row 1"):
+    with pytest.raises(VectorError, match=r"1 of 3 queries.*row 1"):
         prepare(vectors, 4, "l2", "queries")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[:0] = [".", "tests"]
-from galleries import make_gallery, new_items
+from galleries import make_gallery, new_items  # noqa: E402
 
 here = Path(__file__).parent
 gallery = make_gallery(here / "gallery-v1", image_root=here)

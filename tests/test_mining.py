@@ -1,0 +1,107 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+
+from retrieval.mining import MINERS, mine_all, mine_hardest, mine_random, mine_semi_hard
+
+
+def batch(seed: int, n: int = 14, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randint(-3, 4, (n, 2), generator=generator).float()  # many equal distances
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    return torch.cdist(points, points), labels
+
+
+def valid_triplets(labels: torch.Tensor) -> set[tuple[int, int, int]]:
+    n, y = len(labels), labels.tolist()
+    triples = itertools.product(range(n), repeat=3)
+    return {(a, p, q) for a, p, q in triples if a != p and y[a] == y[p] and y[a] != y[q]}
+
+
+def mined(miner, distances, labels, most: int = 10**6, seed: int = 0) -> list[tuple[int, ...]]:
+    triplets = miner(distances, labels, torch.Generator().manual_seed(seed), most)
+    assert triplets.dtype == torch.int64
+    assert triplets.shape == (len(triplets), 3)
+    return [tuple(row) for row in triplets.tolist()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_gives_every_valid_triplet_once(seed: int) -> None:
+    distances, labels = batch(seed)
+    assert Counter(mined(mine_all, distances, labels)) == Counter(valid_triplets(labels))
+
+
+def test_all_above_the_cap_draws_evenly() -> None:
+    distances, labels = batch(1)
+    valid = valid_triplets(labels)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for seed in range(300):
+        drawn = mined(mine_all, distances, labels, most=100, seed=seed)
+        assert len(drawn) == 100
+        counts.update(drawn)
+    assert set(counts) == valid
+    expected = 300 * 100 / len(valid)
+    assert all(abs(count - expected) < 6 * expected**0.5 for count in counts.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_semi_hard_takes_the_nearest_negative_that_is_farther(seed: int) -> None:
+    distances, labels = batch(seed)
+    found = mined(mine_semi_hard, distances, labels)
+    pairs = {(a, p) for a, p, _ in valid_triplets(labels)}
+    assert Counter((a, p) for a, p, _ in found) == Counter(pairs)
+    for a, p, n in found:
+        negatives = [float(distances[a, j]) for j in range(len(labels)) if labels[j] != labels[a]]
+        farther = [d for d in negatives if d > distances[a, p]]
+        assert distances[a, n] == (min(farther) if farther else max(negatives))
+        assert labels[n] != labels[a]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hardest_takes_the_farthest_positive_and_nearest_negative(seed: int) -> None:
+    distances, labels = batch(seed)
+    found = mined(mine_hardest, distances, labels)
+    assert Counter(a for a, _, _ in found) == Counter({a for a, _, _ in valid_triplets(labels)})
+    for a, p, n in found:
+        valid = [t for t in valid_triplets(labels) if t[0] == a]
+        assert distances[a, p] == max(distances[a, q] for _, q, _ in valid)
+        assert distances[a, n] == min(distances[a, q] for _, _, q in valid)
+        assert (a, p, n) in valid
+
+
+def test_random_gives_each_pair_any_of_its_negatives() -> None:
+    distances, labels = batch(2)
+    seen: set[tuple[int, ...]] = set()
+    for seed in range(200):
+        found = mined(mine_random, distances, labels, seed=seed)
+        assert Counter((a, p) for a, p, _ in found) == Counter(
+            {(a, p) for a, p, _ in valid_triplets(labels)}
+        )
+        seen.update(found)
+    assert seen == valid_triplets(labels)
+
+
+@pytest.mark.parametrize("name", MINERS)
+@pytest.mark.parametrize("labels", [[], [0], [0, 0, 0], [0, 1, 2], [5, 5]])
+def test_without_positives_or_negatives_there_is_no_triplet(name: str, labels: list[int]) -> None:
+    y = torch.tensor(labels, dtype=torch.int64)
+    assert mined(MINERS[name], torch.zeros(len(y), len(y)), y) == []
+
+
+@pytest.mark.parametrize("name", MINERS)
+def test_the_cap_holds_and_the_generator_decides(name: str) -> None:
+    distances, labels = batch(3)
+    drawn = mined(MINERS[name], distances, labels, most=5)
+    assert len(drawn) == 5
+    assert set(drawn) <= valid_triplets(labels)
+    assert drawn == mined(MINERS[name], distances, labels, most=5)
+
+
+@pytest.mark.parametrize("name", MINERS)
+def test_a_collapsed_batch_is_mined_all_the_same(name: str) -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    found = mined(MINERS[name], torch.zeros(4, 4), labels)
+    assert found
+    assert set(found) <= valid_triplets(labels)

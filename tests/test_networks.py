@@ -1,0 +1,191 @@
+import subprocess
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from retrieval.backbones import NAMES, Backbone, build_backbone
+from retrieval.backbones.fast_resnet import FastResNet
+from retrieval.config import EmbedderSpec
+from retrieval.embedder import Embedder, embed_images
+from retrieval.errors import CheckpointError, ConfigError
+from retrieval.pooling import GlobalPool, gem
+
+CASES = [
+    ("fast-resnet", "small"),
+    ("resnet18", "small"),
+    ("resnet18", "stock"),
+    ("resnet50", "small"),
+]
+
+
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "gem"])
+def test_pooling_equals_a_loop(kind: str) -> None:
+    features = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) + 0.1
+    pool = GlobalPool(kind)
+    found = pool(features)
+    assert found.shape == (2, 3 * pool.multiplier)
+    for b in range(2):
+        for c in range(3):
+            values = features[b, c].flatten().tolist()
+            mean, most = sum(values) / 20, max(values)
+            cubes = (sum(v**3 for v in values) / 20) ** (1 / 3)
+            expected = {"avg": [mean], "max": [most], "gem": [cubes], "avgmax": [mean, most]}[kind]
+            assert found[b, c::3].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gem_goes_from_average_to_maximum_and_survives_zeros_and_bf16() -> None:
+    features = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(gem(features, torch.tensor(1.0)), features.mean((2, 3)))
+    torch.testing.assert_close(
+        gem(features, torch.tensor(200.0)), features.amax((2, 3)), rtol=0.03, atol=0
+    )
+    zeros = torch.zeros(1, 2, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+    GlobalPool("gem")(zeros).sum().backward()
+    assert torch.isfinite(zeros.grad).all()
+
+
+@pytest.mark.parametrize(("name", "stem"), CASES)
+def test_backbones_keep_their_contract(name: str, stem: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, width=8, stem=stem)
+    assert isinstance(backbone, Backbone)
+    side = 64 if stem == "stock" else 32
+    features = backbone(torch.randn(2, 3, side, side))
+    assert features.shape[:2] == (2, backbone.out_channels)
+    assert min(features.shape[2:]) >= 2
+    assert abs(side / backbone.stride - features.shape[2]) <= 1
+    features.square().sum().backward()
+    without = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_every_name_builds_and_an_unknown_one_names_them() -> None:
+    with torch.device("meta"):
+        for name in NAMES:
+            assert build_backbone(name).out_channels > 0
+    with pytest.raises(ConfigError, match=r"fast-resnet, resnet18"):
+        build_backbone("resnet19")
+
+
+def test_parameters_are_torchvisions_without_its_head() -> None:
+    ours = sum(p.numel() for p in build_backbone("resnet18", stem="stock").parameters())
+    theirs = models.resnet18()
+    head = sum(p.numel() for p in theirs.fc.parameters())
+    assert ours == sum(p.numel() for p in theirs.parameters()) - head
+
+
+def test_whitening_makes_patches_uncorrelated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(3, 3, generator=generator)
+    images = torch.einsum("ij,bjhw->bihw", mix, torch.randn(64, 3, 9, 9, generator=generator))
+    images = nn.functional.avg_pool2d(images, 2, 1)  # neighbours are alike
+    backbone = FastResNet(8)
+    backbone.whiten_from(images, eps=0.0)
+    assert not backbone.whiten.weight.requires_grad
+    white = backbone.whiten(images).transpose(0, 1).flatten(1)
+    first, second = white[:12], white[12:]
+    torch.testing.assert_close(first.cov(), torch.eye(12), atol=0.02, rtol=0)
+    torch.testing.assert_close(first, -second)
+    backbone.whiten_from(torch.zeros(2, 3, 4, 4))  # pictures of one colour
+    assert torch.isfinite(backbone.whiten.weight).all()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_are_read_from_a_file(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(0)
+    theirs = models.resnet18()
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(theirs.state_dict(), file)
+    else:
+        save_file(theirs.state_dict(), file)
+    ours = build_backbone("resnet18", stem="stock", weights=str(file)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    expected = nn.Sequential(*list(theirs.eval().children())[:-2])(images)
+    torch.testing.assert_close(ours(images), expected)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(ConfigError, match="--stem stock"):
+        build_backbone("resnet18", weights="imagenet")
+    with pytest.raises(ConfigError, match="no published weights"):
+        build_backbone("fast-resnet", weights="imagenet")
+    with pytest.raises(CheckpointError, match=r"missing\.pth"):
+        build_backbone("resnet18", stem="stock", weights=str(tmp_path / "missing.pth"))
+    torch.save(
+        {"conv1.weight": torch.zeros(64, 3, 7, 7), "odd": torch.zeros(1)}, tmp_path / "w.pth"
+    )
+    with pytest.raises(CheckpointError, match=r"are missing.*1 are unknown"):
+        build_backbone("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
+    marker = tmp_path / "pwned"
+    (tmp_path / "evil.pth").write_bytes(_evil_pickle(marker))
+    with pytest.raises(CheckpointError):
+        build_backbone("resnet18", stem="stock", weights=str(tmp_path / "evil.pth"))
+    assert not marker.exists()
+
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(models, "get_model", no_network)
+    with pytest.raises(CheckpointError, match="--weights FILE"):
+        build_backbone("resnet18", stem="stock", weights="imagenet")
+
+
+def _evil_pickle(marker: Path) -> bytes:
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return subprocess.call, (["touch", str(marker)],)
+
+    return pickle.dumps(Evil())
+
+
+def small(**fields: object) -> Embedder:
+    torch.manual_seed(0)
+    return Embedder(EmbedderSpec(**{"width": 8, "image_size": 17, "embedding_dim": 6, **fields}))
+
+
+def some_images(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 17, 17, 3), np.uint8)
+
+
+def test_embeddings_have_length_1_or_stay_between_bounds() -> None:
+    images = torch.randn(4, 3, 17, 17)
+    unit = small().eval()
+    torch.testing.assert_close(unit.embed(images).norm(dim=1), torch.ones(4))
+    bounded = small(output="tanh").eval()
+    raw = bounded(images)
+    torch.testing.assert_close(bounded.embed(images), torch.tanh(raw))
+    assert raw.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert unit(images).dtype == torch.float32
+
+
+def test_embed_images_gives_each_picture_what_it_gets_alone_and_restores_the_mode() -> None:
+    embedder, images = small().train(), some_images(7)
+    together = embed_images(embedder, images, batch_size=3)
+    assert embedder.training
+    assert together.dtype == np.float32
+    alone = np.concatenate([embed_images(embedder, images[i : i + 1]) for i in range(7)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert embed_images(embedder, images[:0]).shape == (0, 6)
+
+
+@pytest.mark.parametrize("bad", [some_images(1)[0], some_images(1)[:, :9], some_images(1) / 255])
+def test_embed_images_refuses_other_pictures(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(N,17,17,3\)"):
+        embed_images(small(), bad)
+
+
+def test_standardise_makes_mean_0_and_deviation_1() -> None:
+    embedder = small(mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.5))
+    pixel = torch.tensor([255 * 0.3, 255 * 0.4, 255 * 0.1]).view(1, 3, 1, 1)
+    found = embedder.standardise(pixel).flatten().tolist()
+    assert found == pytest.approx([1.0, 0.0, -1.0], abs=1e-5)
