@@ -158,7 +158,7 @@ class _Progress:
 
     def _check_finite(self, total: Tensor, losses: dict[str, Tensor]) -> None:
         if not torch.isfinite(total):
-            values = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
             raise TrainingError(
                 f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1} ({values});"
                 f" lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32"

@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from retrieval.checkpoint import Run, load_embedder
+from retrieval.config import TrainEmbedConfig
+from retrieval.datasets import LabeledImages
+from retrieval.embedder import embed_images
+from retrieval.errors import DataError
+from retrieval.train_embed import EmbedBatches, build_embedder, train_embed, validate
+
+CPU = torch.device("cpu")
+SMALL = {
+    "dataset": "made up", "width": 8, "embedding_dim": 8, "epochs": 12, "batch_size": 32,
+    "validation": 0.2, "lr": 0.05, "ema": 0.8, "precision": "fp32",
+}  # fmt: skip
+
+
+def stripes(n: int = 160, classes: int = 4) -> LabeledImages:
+    """Noise with stripes, whose direction and width are the class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    y, x = np.mgrid[0:17, 0:17]
+    waves = [np.sin(x), np.sin(y), np.sin(x / 2), np.sin((x + y) / 2)]
+    images = np.stack([128 + 60 * waves[label] for label in labels])[..., None]
+    images = images + rng.normal(0, 40, (n, 17, 17, 3))
+    names = tuple("abcd"[:classes])
+    return LabeledImages("stripes", images.clip(0, 255).astype(np.uint8), labels, names)
+
+
+def train(folder: Path, data: LabeledImages | None = None, distance=None, **settings) -> list[dict]:
+    run = Run(folder)
+    config = TrainEmbedConfig().with_values({**SMALL, **settings})
+    assert train_embed(config, data or stripes(), run, device=CPU, distance=distance)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_finds_the_classes_and_writes_a_whole_run(tmp_path: Path) -> None:
+    history = train(tmp_path)
+    assert len(history) == 12
+    assert max(r["recall_at_1"] for r in history) >= 0.9
+    keys = {"loss/triplet", "loss/softmax", "active_triplets", "embedding_norm", "lr", "seconds"}
+    assert keys <= set(history[-1])
+    names = {"config.json", "model.safetensors", "last.pt", "metrics.jsonl", "curves.png"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    embedder = load_embedder(tmp_path)
+    unseen = stripes(400)
+    vectors = embed_images(embedder, unseen.images[160:])
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -1)
+    nearest = unseen.labels[160:][similarity.argmax(1)]
+    assert (nearest == unseen.labels[160:]).mean() >= 0.9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distance": "l1"}, {"distance": "cosine", "mining": "all"}, {"mining": "hardest"},
+        {"mining": "random", "softmax_weight": 0.0}, {"output": "tanh"}, {"pool": "gem"},
+        {"views": 2, "rotation": 10.0, "noise": 0.02}, {"pairs": "views", "views": 2},
+        {"norm_penalty": "l1"}, {"norm_penalty": "l2", "norm_penalty_on": "weights"},
+        {"validation": 0.0}, {"precision": "bf16"}, {"backbone": "resnet18", "batch_size": 64},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_option_trains(tmp_path: Path, settings: dict) -> None:
+    history = train(tmp_path, stripes(80), **{"epochs": 1, **settings})
+    assert np.isfinite(history[0]["loss"])
+    assert ("recall_at_1" in history[0]) == (settings.get("validation") != 0.0)
+    assert ("loss/softmax" in history[0]) == (
+        settings.get("softmax_weight") != 0.0 and settings.get("pairs") != "views"
+    )
+    load_embedder(tmp_path)
+
+
+def test_a_distance_of_ones_own_is_used(tmp_path: Path) -> None:
+    calls = []
+
+    def power_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append(x.shape)
+        return (x - y).abs().pow(1.5).sum(-1)
+
+    history = train(tmp_path, stripes(80), distance=power_distance, epochs=1)
+    assert np.isfinite(history[0]["loss"])
+    assert calls
+
+
+def test_pictures_without_labels_are_learnt_from_views(tmp_path: Path) -> None:
+    data = stripes(64)
+    bare = LabeledImages("bare", data.images, np.full(64, -1), ())
+    history = train(tmp_path, bare, pairs="views", views=2, epochs=2)
+    assert history[-1]["recall_at_1"] > 1 / 12  # better than a guess among the held out
+    with pytest.raises(DataError, match="--pairs views"):
+        train(tmp_path / "other", bare)
+
+
+def test_classes_without_a_pair_are_an_error(tmp_path: Path) -> None:
+    data = stripes(4)
+    with pytest.raises(DataError, match="two pictures"):
+        train(tmp_path, data, validation=0.0)
+    with pytest.raises(DataError, match="at least 2"):
+        train(tmp_path, stripes(20, classes=1))
+
+
+def test_batches_are_views_of_the_rows_and_depend_on_seed_epoch_and_step_alone() -> None:
+    data = stripes()
+    config = TrainEmbedConfig().with_values({**SMALL, "views": 2, "flip": False, "crop_padding": 0})
+    embedder = build_embedder(config, data.images)
+    batches = EmbedBatches(data, config, embedder, CPU)
+    images, targets = batches(1, 2)
+    assert images.shape == (64, 3, 17, 17)
+    assert torch.equal(targets[:32], targets[32:])
+    assert torch.equal(images[:32], images[32:])  # nothing is augmented
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    other = EmbedBatches(data, config, embedder, CPU)
+    other(3, 0)
+    assert torch.equal(other(1, 2)[0], images)
+    pixels = images * embedder.std + embedder.mean
+    found = {tuple((p * 255).round().int().flatten().tolist()) for p in pixels[:4]}
+    assert found <= {tuple(i.transpose(2, 0, 1).flatten().tolist()) for i in data.images}
+
+
+def test_the_embedder_is_fitted_to_the_look_of_the_pictures() -> None:
+    data = stripes()
+    embedder = build_embedder(TrainEmbedConfig().with_values(SMALL), data.images)
+    assert embedder.spec.image_size == 17
+    standard = embedder.standardise(torch.from_numpy(data.images).permute(0, 3, 1, 2))
+    assert standard.mean((0, 2, 3)).abs().max() < 0.01
+    assert (standard.std((0, 2, 3)) - 1).abs().max() < 0.01
+
+
+def test_validation_leaves_the_picture_itself_out() -> None:
+    data = stripes(40)
+    config = TrainEmbedConfig().with_values(SMALL)
+    embedder = build_embedder(config, data.images)
+    shuffled = LabeledImages("x", data.images, np.arange(40), tuple(map(str, range(40))))
+    pairs = LabeledImages(
+        "y", np.concatenate([data.images] * 2), np.tile(np.arange(40), 2), shuffled.classes
+    )
+    assert validate(embedder, pairs, config)["recall_at_1"] == 1.0
+    assert validate(embedder, data.subset(np.empty(0, int)), config) == {}

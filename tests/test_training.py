@@ -1,0 +1,193 @@
+import dataclasses
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from retrieval.config import FitConfig
+from retrieval.errors import TrainingError
+from retrieval.training import Task, fit, learning_rate_factor, parameter_groups, step_seed
+
+QUICK = FitConfig(epochs=3, lr=0.05, ema=0.9, precision="fp32", weight_decay=1e-3)
+
+
+class Batches:
+    """Points whose target is the sign of their first coordinate."""
+
+    steps = 5
+
+    def __call__(self, epoch: int, step: int):
+        generator = torch.Generator().manual_seed(epoch * 100 + step)
+        x = torch.randn(16, 4, generator=generator)
+        return x, x[:, :1].sign()
+
+
+class Loss(nn.Module):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.offset, self.scale = nn.Parameter(torch.zeros(1)), scale
+
+    def forward(self, outputs, targets, generator):
+        noise = torch.randn(outputs.shape, generator=generator)
+        fit_term = (outputs + self.offset - targets + 0.01 * noise).square().mean() * self.scale
+        return {"fit": fit_term, "size": 1e-3 * outputs.square().mean()}, {
+            "noise": float(noise[0, 0])
+        }
+
+
+class Recorder:
+    """A task with everything that it reported."""
+
+    def __init__(self, stop_at: int | None = None, scale: float = 1.0) -> None:
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 1)
+        )
+        self.states: list[dict] = []
+        self.best: list[nn.Module] = []
+        self.steps: list[tuple[int, int]] = []
+        self.stop_at = stop_at
+        self.task = Task(
+            module=module, loss=Loss(scale), batches=Batches(), validate=self.validate, score="score",
+            save_best=self.best.append, save_state=self.keep, on_step=self.on_step,
+        )  # fmt: skip
+
+    def keep(self, state: dict) -> None:
+        import copy
+
+        self.states.append(copy.deepcopy(state))
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        module.eval()
+        x, y = Batches()(99, 0)
+        with torch.no_grad():
+            return {"score": -float((module(x) - y).square().mean())}
+
+    def on_step(self, done: int, total: int) -> None:
+        self.steps.append((done, total))
+        if done == self.stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def result(self) -> list:
+        last = self.states[-1]
+        history = [{k: v for k, v in r.items() if "seconds" not in k} for r in last["history"]]
+        return [*last["module"].values(), *last["average"].values(), history, last["best"]]
+
+
+def assert_same(one: list, other: list) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_it_learns_and_keeps_a_record_of_each_epoch() -> None:
+    recorder = Recorder()
+    assert fit(recorder.task, dataclasses.replace(QUICK, epochs=12))
+    history = recorder.states[-1]["history"]
+    assert [r["epoch"] for r in history] == list(range(1, 13))
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    for record in history:
+        assert record["loss"] == pytest.approx(record["loss/fit"] + record["loss/size"], rel=1e-5)
+        assert {"lr", "score", "noise", "seconds"} <= set(record)
+    assert recorder.steps[-1] == (60, 60)
+    assert recorder.states[-1]["best"] == max(r["score"] for r in history)
+
+
+def test_equal_runs_are_equal_bit_for_bit_and_seeds_differ() -> None:
+    one, two, other = Recorder(), Recorder(), Recorder()
+    fit(one.task, QUICK)
+    fit(two.task, QUICK)
+    fit(other.task, dataclasses.replace(QUICK, seed=1))
+    assert_same(one.result(), two.result())
+    assert not torch.equal(one.result()[0], other.result()[0])
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 14])
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+def test_ctrl_c_and_resume_end_where_an_uninterrupted_run_ends(
+    stop_at: int, optimizer: str
+) -> None:
+    config = dataclasses.replace(QUICK, optimizer=optimizer)
+    calm = Recorder()
+    fit(calm.task, config)
+    stopped = Recorder(stop_at)
+    assert not fit(stopped.task, config)
+    assert len(stopped.steps) == stop_at
+    resumed = Recorder()
+    resumed.task.module.apply(lambda m: None)
+    assert fit(resumed.task, config, stopped.states[-1])
+    assert_same(resumed.result(), calm.result())
+
+
+def test_a_finished_run_resumes_to_nothing() -> None:
+    calm = Recorder()
+    fit(calm.task, QUICK)
+    again = Recorder()
+    assert fit(again.task, QUICK, calm.states[-1])
+    assert again.steps == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "onecycle"])
+def test_every_optimiser_and_schedule_learns(optimizer: str, schedule: str) -> None:
+    recorder = Recorder()
+    lr = 0.005 if optimizer in ("rmsprop", "adam", "adamw") else 0.05
+    config = FitConfig(
+        epochs=8, lr=lr, optimizer=optimizer, schedule=schedule, precision="fp32", clip_norm=1.0
+    )
+    fit(recorder.task, config)
+    history = recorder.states[-1]["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_schedules_by_hand() -> None:
+    assert learning_rate_factor("constant", 0.2, 0.0) == pytest.approx(0.1)
+    assert learning_rate_factor("constant", 0.2, 0.1) == pytest.approx(0.55)
+    assert learning_rate_factor("constant", 0.2, 0.5) == 1.0
+    assert learning_rate_factor("onecycle", 0.2, 0.6) == pytest.approx(0.5)
+    assert learning_rate_factor("onecycle", 0.0, 0.0) == 1.0
+    assert learning_rate_factor("cosine", 0.0, 0.5) == pytest.approx(0.5)
+    assert learning_rate_factor("cosine", 0.0, 1.0) == pytest.approx(0.0)
+    assert [learning_rate_factor("step", 0, d) for d in (0.49, 0.5, 0.75)] == [1.0, 0.1, 0.01]
+
+
+def test_weight_decay_concerns_matrices_alone() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    module[0].weight.requires_grad_(False)
+    groups = parameter_groups(module, Loss(), FitConfig(weight_decay=0.3))
+    assert len(groups) == 1  # the filters are frozen: only biases, norms and the loss's offset
+    assert groups[0]["weight_decay"] == 0
+    module[0].weight.requires_grad_(True)
+    matrices, vectors = parameter_groups(module, Loss(), FitConfig(weight_decay=0.3))
+    assert (matrices["weight_decay"], len(matrices["params"])) == (0.3, 1)
+    assert len(vectors["params"]) == 4
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
+    recorder = Recorder(scale=math.inf)
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1 \(fit inf, size .*--lr"):
+        fit(recorder.task, QUICK)
+
+
+def test_without_averaging_and_validation_the_last_weights_are_kept() -> None:
+    recorder = Recorder()
+    recorder.task.validate = lambda module: {}
+    fit(recorder.task, dataclasses.replace(QUICK, ema=0.0))
+    assert len(recorder.best) == 3
+    assert recorder.best[-1] is recorder.task.module
+    assert recorder.states[-1]["average"] is None
+
+
+def test_step_seeds_differ() -> None:
+    seeds = {step_seed(s, e, i) for s in range(3) for e in range(10) for i in range(50)}
+    assert len(seeds) == 1500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_bf16_trains_too() -> None:
+    recorder = Recorder()
+    fit(recorder.task, dataclasses.replace(QUICK, precision="bf16", epochs=8))
+    history = recorder.states[-1]["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
