@@ -1,0 +1,88 @@
+"""Who may import whom: a layer imports layers below it; index imports neither retrieval nor torch."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"cli", "__main__", "demo"},
+    {"train_embed", "protocols"},
+    {"search", "building"},
+    {"checkpoint"},
+    {"embedder"},
+    {"training", "losses", "datasets"},
+    {"mining", "sampling", "augment", "pooling", "backbones", "picture_cache", "evaluation", "report",
+     "progress"},
+    {"images", "device"},
+    {"config"},
+    {"errors", "__init__"},
+]  # fmt: skip
+WITHIN_A_LAYER = {"cli", "backbones", "demo", "__main__"}
+
+
+def imports_of(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer_of(module: str) -> int:
+    places = [i for i, layer in enumerate(LAYERS) if module in layer]
+    assert len(places) == 1, f"{module} has no place in the layers"
+    return places[0]
+
+
+def test_arrows_point_downwards() -> None:
+    wrong = []
+    for file in (ROOT / "retrieval").rglob("*.py"):
+        module = file.relative_to(ROOT / "retrieval").with_suffix("").parts[0]
+        own = layer_of(module)
+        for name in imports_of(file):
+            parts = name.split(".")
+            if parts[0] != "retrieval" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            other = parts[1]
+            allowed = layer_of(other) > own or (other == module or own == 0 == layer_of(other))
+            if not allowed:
+                wrong.append(f"{file.name} imports {name}")
+    assert wrong == []
+
+
+def test_the_index_knows_neither_pictures_nor_torch() -> None:
+    allowed = {"index", "faiss", "numpy", "sqlite3"}
+    third_party = {"retrieval", "torch", "torchvision", "PIL", "click", "tqdm", "sklearn"}
+    for file in (ROOT / "index").rglob("*.py"):
+        tops = {name.split(".")[0] for name in imports_of(file)}
+        assert not tops & third_party, f"{file.name} imports {tops & third_party - allowed}"
+
+
+def test_no_backbone_imports_another() -> None:
+    folder = ROOT / "retrieval" / "backbones"
+    for file in folder.glob("*.py"):
+        if file.name != "__init__.py":
+            siblings = {n for n in imports_of(file) if n.startswith("retrieval.backbones")}
+            assert not siblings
+
+
+def test_the_loop_knows_no_task() -> None:
+    names = imports_of(ROOT / "retrieval" / "training.py")
+    ours = {n.split(".")[1] for n in names if n.startswith("retrieval.") or n.startswith("index.")}
+    assert ours == {"config", "device", "errors"}
+
+
+def test_pickle_is_never_loaded() -> None:
+    for package in ("retrieval", "index", "scripts"):
+        for file in (ROOT / package).rglob("*.py"):
+            assert "pickle" not in imports_of(file), file
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                    assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True"
+                               for k in node.keywords), file  # fmt: skip
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+                    assert any(k.arg == "allow_pickle" and ast.unparse(k.value) == "False"
+                               for k in node.keywords), file  # fmt: skip

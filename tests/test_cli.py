@@ -1,0 +1,299 @@
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from nasty_pictures import make_nasty_pictures
+from PIL import Image
+
+from retrieval.cli import main
+
+TRAIN = ["--width", "8", "--embedding-dim", "8", "--epochs", "2", "--batch-size", "12",
+         "--validation", "0.2", "--precision", "fp32", "--lr", "0.05"]  # fmt: skip
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exit_code != code:
+        raise AssertionError(f"{arguments} ended with {result.exit_code}:\n{result.output}")
+    if code:
+        assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, a run trained on them and a gallery, all made by commands."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 12), ("test", 3)):
+        for colour in range(3):
+            for number in range(n):
+                file = folder / "pictures" / split / "rgb"[colour] / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(0, 100, (17, 17, 3), np.uint8)
+                pixels[:, :, colour] += 120
+                Image.fromarray(pixels).save(file)
+    (folder / "pictures" / "train" / "r" / "bad.png").write_bytes(b"x")
+    data = ["--data-dir", folder / "data"]
+    run("train-embed", "--dataset", folder / "pictures", "--out", folder / "run", *TRAIN, *data)
+    run("build-index", folder / "pictures" / "train", "--model", folder / "run",
+        "--out", folder / "g.gallery")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_gallery_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETRIEVAL_GALLERY", raising=False)
+
+
+def photo(place: Path) -> Path:
+    return place / "pictures" / "test" / "g" / "0.png"
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    text = run(name, "--help").output
+    assert "Example" in text
+    assert f"retrieval {name}" in text
+
+
+def test_help_loads_no_heavy_library() -> None:
+    heavy = ["torch", "torchvision", "faiss", "numpy", "PIL", "matplotlib", "sklearn"]
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom retrieval.cli import main\n"
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(main, ['train-embed', '--help']).exit_code == 0\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_query_path_loads_no_torchvision(place: Path) -> None:
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom retrieval.cli import main\n"
+        f"r = CliRunner().invoke(main, ['query', {str(photo(place))!r}, '--gallery', "
+        f"{str(place / 'g.gallery')!r}])\nassert r.exit_code == 0, r.output\n"
+        "print('torchvision' in sys.modules, 'matplotlib' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_query_prints_a_table_and_the_nearest_first(place: Path) -> None:
+    result = run("query", photo(place), "--gallery", place / "g.gallery", "--k", 4)
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["rank", "distance", "label", "path"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    distances = [float(line.split()[1]) for line in lines[1:]]
+    assert distances == sorted(distances)
+
+
+def test_query_formats_agree(place: Path) -> None:
+    ask = ["query", photo(place), place / "pictures" / "test" / "r" / "1.png", "--gallery",
+           place / "g.gallery", "-k", 3]  # fmt: skip
+    answers = json.loads(run(*ask, "--json").stdout)
+    assert [len(a["hits"]) for a in answers] == [3, 3]
+    paths = [hit["path"] for a in answers for hit in a["hits"]]
+    assert run(*ask, "--format", "paths").stdout.splitlines() == paths
+    rows = list(csv.DictReader(io.StringIO(run(*ask, "--format", "csv").stdout)))
+    assert [row["path"] for row in rows] == paths
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+    assert run(*ask, "--exact", "--json").stdout == run(*ask, "--json").stdout
+    assert json.loads(run(*ask, "--format", "json").stdout) == answers
+
+
+def test_query_writes_sheet_and_page(place: Path, tmp_path: Path) -> None:
+    sheet, page = tmp_path / "s.png", tmp_path / "p.html"
+    run("query", photo(place), "--gallery", place / "g.gallery", "--sheet", sheet, "--html", page)
+    with Image.open(sheet) as image:
+        assert image.width > 10 * 128
+    assert page.read_text().count("<figure") == 11
+
+
+def test_query_filters_before_the_cut(place: Path) -> None:
+    result = run("query", photo(place), "--gallery", place / "g.gallery", "--where", "label = b",
+                 "-k", 12, "--json")  # fmt: skip
+    assert [hit["label"] for hit in json.loads(result.stdout)[0]["hits"]] == ["b"] * 12
+    error = run("query", photo(place), "--gallery", place / "g.gallery", "--where", "x = 1", code=1)
+    assert "id, path, label, size" in error.output
+
+
+def test_the_gallery_is_found_or_asked_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    only = run("query", photo(place), "--json").stdout
+    monkeypatch.chdir(tmp_path)
+    assert "which gallery?" in run("query", photo(place), code=1).output
+    monkeypatch.setenv("RETRIEVAL_GALLERY", str(place / "g.gallery"))
+    found = json.loads(run("query", photo(place), "--json").stdout)
+    assert [h["id"] for h in found[0]["hits"]] == [h["id"] for h in json.loads(only)[0]["hits"]]
+
+
+def test_nasty_photos_give_a_reason_and_the_others_an_answer(place: Path, tmp_path: Path) -> None:
+    nasty = make_nasty_pictures(tmp_path)
+    bad = [p.path for p in nasty if p.reason is not None]
+    result = run(
+        "query", *[p.path for p in nasty], "--gallery", place / "g.gallery", "--json", code=1
+    )
+    assert len(json.loads(result.stdout)) == len(nasty) - len(bad)
+    assert result.stderr.count("Error: ") == len(bad)
+    built = run("build-index", tmp_path, "--model", place / "run", "--out", tmp_path / "n.gallery")
+    assert "left out" in built.stdout
+    for path in bad[:5]:
+        assert "Error" in run("query", path, "--gallery", place / "g.gallery", code=1).output
+
+
+def test_build_index_reports_counts_and_runs_twice(place: Path, tmp_path: Path) -> None:
+    build = [
+        "build-index",
+        place / "pictures" / "train",
+        "--model",
+        place / "run",
+        "--out",
+        tmp_path / "g",
+    ]
+    first = json.loads(run(*build, "--json").stdout)
+    again = json.loads(run(*build, "--json").stdout)
+    assert (first["added"], first["failed"], first["unchanged"]) == (36, 1, 0)
+    assert (again["added"], again["failed"], again["unchanged"]) == (0, 1, 36)
+    assert "bad.png" in run(*build, "--strict", code=1).output
+    other = run(*build, "--index-key", "IVF4,Flat", code=1).output
+    assert "--index-key Flat, not IVF4,Flat" in other
+
+
+def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "g.gallery"
+    train, test = place / "pictures" / "train", place / "pictures" / "test"
+    run("build-index", train / "r", "--model", place / "run", "--out", gallery)
+    added = json.loads(run("add", test, "--gallery", gallery, "--json").stdout)
+    assert added["added"] == 9
+    removed = run("remove", test / "g", "--gallery", gallery, "--json")
+    assert json.loads(removed.stdout)["removed"] == 3
+    info = json.loads(run("info", "--gallery", gallery, "--json").stdout)
+    assert (info["pictures"], info["left_out"], info["metric"]) == (18, 1, "l2")
+    assert "pictures" in run("info", "--gallery", gallery).stdout
+    assert "sound" in run("verify", "--gallery", gallery).stdout
+    assert "nothing to remove" in run("remove", "--gallery", gallery, code=1).output
+    shard = next(gallery.glob("vectors-*.npy"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(bytes(data))
+    assert "checksum" in run("verify", "--gallery", gallery, code=1).output
+    assert not json.loads(run("verify", "--gallery", gallery, "--json", code=1).stdout)["sound"]
+
+
+def test_evaluate_by_model_and_by_gallery_agree(place: Path, tmp_path: Path) -> None:
+    by_model = json.loads(
+        run("evaluate", "--model", place / "run", "--dataset", place / "pictures", "--data-dir",
+            place / "data", "--json", "--out", tmp_path / "r.json").stdout
+    )  # fmt: skip
+    by_gallery = json.loads(
+        run("evaluate", "--gallery", place / "g.gallery", "--queries", place / "pictures" / "test",
+            "--json").stdout
+    )  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text()) == by_model
+    for name, figure in by_model["figures"].items():
+        assert by_gallery["figures"][name]["mean"] == pytest.approx(figure["mean"], abs=1e-6)
+    alone = run("evaluate", "--gallery", place / "g.gallery").stdout
+    assert "36 queries, 36 gallery pictures" in alone
+    again = run("evaluate", "--model", place / "run", "--dataset", place / "pictures", "--protocol",
+                "leave-one-out", "--data-dir", place / "data").stdout  # fmt: skip
+    assert "9 queries, 9 gallery pictures" in again
+    assert "what is to be measured?" in run("evaluate", "--model", place / "run", code=1).output
+
+
+def test_queries_that_are_in_the_gallery_do_not_find_themselves(place: Path) -> None:
+    ask = run("evaluate", "--gallery", place / "g.gallery", "--queries", place / "pictures" / "train",
+              "--json").stdout  # fmt: skip
+    alone = run("evaluate", "--gallery", place / "g.gallery", "--json").stdout
+    assert json.loads(ask)["figures"] == json.loads(alone)["figures"]
+
+
+def test_embed_writes_plain_files(place: Path, tmp_path: Path) -> None:
+    run("embed", place / "pictures" / "test", "--model", place / "run", "--out", tmp_path)
+    assert np.load(tmp_path / "embeddings.npy").shape == (9, 8)
+
+
+def test_show_augment_writes_a_grid(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    run("show-augment", photo(place), "--out", out, "--views", 9, "--size", 20, "--rotation", 30)
+    with Image.open(out) as image:
+        assert image.size == (5 * 24 + 4, 2 * 24 + 4)
+
+
+def test_a_run_is_neither_replaced_nor_changed_by_accident(place: Path) -> None:
+    train = ["train-embed", "--dataset", place / "pictures", "--out", place / "run", "--data-dir",
+             place / "data"]  # fmt: skip
+    assert "--resume to continue it, --overwrite" in run(*train, *TRAIN, code=1).output
+    assert "options that it was started with" in run(*train, "--resume", "--lr", "9", code=1).output
+    before = (place / "run" / "model.safetensors").read_bytes()
+    run("train-embed", "--out", place / "run", "--resume", "--data-dir", place / "data")
+    assert (place / "run" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train-embed", "--dataset", "nowhere"], "no data set 'nowhere'"),
+        (["train-embed", "--epochs", "0"], "--epochs is 0; it must be at least 1"),
+        (["train-embed", "--pairs", "views"], "--views 2 or more"),
+        (["train-embed", "--dataset", "digits", "--device", "cuda"], "--device is 'cuda'"),
+        (["train-embed", "--out", "x", "--resume"], "not a run folder"),
+        (["build-index", "nowhere", "--model", "m", "--out", "o"], "no model at m"),
+        (["query", "x.png", "--gallery", "g"], "g is not a gallery"),
+        (["info", "--gallery", "g"], "not a gallery"),
+        (["show-augment", "missing.png"], "no such file"),
+        (["evaluate", "--gallery", "g"], "not a gallery"),
+        (["embed", "nowhere", "--model", "m", "--out", "o"], "no file or folder nowhere"),
+    ],
+)
+def test_bad_input_gives_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run(*arguments, code=1)
+    assert message in result.stderr
+    assert result.stderr.count("Error: ") == 1
+    assert result.stdout == ""
+
+
+def test_unknown_commands_and_options_suggest_what_was_meant() -> None:
+    assert "query" in run("qurey", code=2).output
+    assert "--gallery" in run("query", "x", "--galery", "y", code=2).output
+
+
+def test_ctrl_c_during_training_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "retrieval", "train-embed", "--dataset", place / "pictures",
+               "--out", tmp_path / "run", "--data-dir", place / "data", *TRAIN]  # fmt: skip
+    command[command.index("--epochs") + 1] = "100000"
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    stdout, stderr = started.communicate(timeout=60)
+    assert started.returncode == 130, stderr
+    assert stdout == ""
+    assert f"Continue with: retrieval train-embed --out {tmp_path / 'run'} --resume" in stderr
+    assert "Traceback" not in stderr
