@@ -15,7 +15,7 @@ class Progress:
         from tqdm import tqdm
 
         self.title, self.total, self.unit = title, total, unit
-        self.done, self.started = 0, time.monotonic()
+        self.done, self.initial, self.started = 0, 0, time.monotonic()
         self.printed = self.started
         self.bar = tqdm(
             total=total, desc=title, unit=f" {unit}", disable=None, leave=False, file=sys.stderr
@@ -34,7 +34,7 @@ class Progress:
 
     def start_at(self, done: int, total: int) -> None:
         """So many were done before: they do not count for the rate."""
-        self.done, self.total = done, total
+        self.done, self.initial, self.total = done, done, total
         self.bar.total, self.bar.initial, self.bar.n = total, done, done
 
     def update(self, n: int = 1) -> None:
@@ -50,7 +50,7 @@ class Progress:
             self.printed = now
             elapsed = now - self.started
             line = self.bar.format_meter(
-                done, self.total, elapsed, ncols=0, unit=f" {self.unit}", initial=self.bar.initial
+                done, self.total, elapsed, ncols=0, unit=f" {self.unit}", initial=self.initial
             )
             self.note(f"{self.title}: {line}")
 
