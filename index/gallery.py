@@ -16,6 +16,7 @@ shard to shard, so that the order of rows is the order of ids.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from index.exact_search import BLOCK_ROWS, exact_search
 from index.items import Item, Shard
 from index.neighbors import Neighbors, prepare, rescore
 from index.vector_index import FLAT, candidates, read_index, search_index, visits_all
+
+logger = logging.getLogger(__name__)
 
 EXACT_BELOW_ROWS = 20_000
 EXACT_BELOW_SHARE = 0.1
@@ -138,7 +141,12 @@ class Gallery:
         snapshot = self.snapshot
         n_allowed = len(self) if allowed is None else len(allowed)
         few = n_allowed < max(EXACT_BELOW_ROWS, EXACT_BELOW_SHARE * len(self))
-        if exact or few or snapshot.index is None:
+        by_index = not (exact or few or snapshot.index is None)
+        logger.info(
+            "%d queries, %d of %d vectors allowed: %s", len(queries), n_allowed, len(self),
+            self.settings["index_key"] if by_index else "exact",
+        )  # fmt: skip
+        if not by_index:
             return self._exact(queries, k, allowed, after=-1)
         # What was added since the index was built is compared one by one, and merged.
         newer = self._exact(queries, k, allowed, after=int(snapshot.indexed_ids[-1]))

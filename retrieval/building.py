@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,6 +24,8 @@ from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_f
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError, ImageError
 from retrieval.images import content_hash, find_images, read_images
+
+logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 8192
 COMMIT_EVERY_SECONDS = 30.0
@@ -284,6 +287,7 @@ class _Filler:
             self.summary.replaced += replaced
             self.summary.added += len(self.items) - replaced
         self.writer.record_failures(self.failures)
+        logger.info("committed %d pictures, %d left out", len(self.items), len(self.failures))
         self.summary.failed += len(self.failures)
         self.items, self.vectors, self.failures = [], [], []
         self.committed_at = time.monotonic()

@@ -262,7 +262,7 @@ class TrainEmbedConfig(Checked):
 # Where the defaults would not suit: digits mirrored or turned far become other digits.
 DATASET_SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {
-        "image_size": 16,
+        "image_size": 24,
         "width": 16,
         "flip": False,
         "crop_padding": 2,

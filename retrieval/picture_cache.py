@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ import numpy as np
 from index.atomic import write_atomically
 from retrieval.errors import ImageError
 from retrieval.images import read_image, read_images
+
+logger = logging.getLogger(__name__)
 
 SMALL, LARGE = 32, 224
 """The sizes chosen where none is given: for icons of up to 64 pixels, and for photographs."""
@@ -37,6 +40,7 @@ def decode_pictures(
     array_file, list_file = stem.with_suffix(".npy"), stem.with_suffix(".json")
     cached = _load(array_file, list_file, len(paths))
     if cached is not None:
+        logger.info("%d decoded pictures are taken from %s", len(cached[0]), array_file)
         return cached
     folder.mkdir(parents=True, exist_ok=True)
     part = stem.with_suffix(f".{os.getpid()}.part")

@@ -32,10 +32,13 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def start_at(self, done: int, total: int) -> None:
-        """So many were done before: they do not count for the rate."""
-        self.done, self.initial, self.total = done, done, total
-        self.bar.total, self.bar.initial, self.bar.n = total, done, done
+    def set_of(self, done: int, total: int) -> None:
+        """So many of so many are done; what was done before the first call is no part of the rate."""
+        if self.total is None:
+            self.done = self.initial = done - 1
+            self.total = self.bar.total = total
+            self.bar.initial = self.bar.n = self.initial
+        self.set(done)
 
     def update(self, n: int = 1) -> None:
         """``n`` more are done."""

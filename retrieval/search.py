@@ -1,6 +1,7 @@
 """Asking a gallery: photos in, hits out."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ImageError
 from retrieval.images import read_image
 from retrieval.report import SheetRow, Tile
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Searcher:
         ``model``, if given, must be that model too: ModelMismatch is raised if it is not.
         """
         gallery = Gallery.open(path)
+        for note in gallery.notes:
+            logger.warning("%s", note)
         if model is not None:
             gallery.check_model(embedder_id(model), str(model))
         embedder = load_embedder(gallery.path / "model")

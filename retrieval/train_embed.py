@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.augment import augment
+from retrieval.backbones import as_backbone
 from retrieval.backbones.fast_resnet import FastResNet
 from retrieval.checkpoint import MODEL_FILE, Run, save_embedder
 from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import Embedder, embed_images
-from retrieval.errors import DataError
+from retrieval.errors import ConfigError, DataError
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.losses import Distance, EmbeddingLoss
 from retrieval.report import training_curves
@@ -98,6 +99,12 @@ def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
             spec, mean=tuple(map(float, mean.round(4))), std=tuple(map(float, std.round(4)))
         )
     embedder = Embedder(spec, config.weights)
+    smallest = as_backbone(embedder.backbone).smallest
+    if spec.image_size < smallest:
+        raise ConfigError(
+            f"--image-size is {spec.image_size}; the smallest for --backbone {spec.backbone} is "
+            f"{smallest}"
+        )
     if isinstance(embedder.backbone, FastResNet):
         pixels = torch.from_numpy(sample).permute(0, 3, 1, 2)
         embedder.backbone.whiten_from(embedder.standardise(pixels))

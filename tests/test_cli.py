@@ -297,3 +297,52 @@ def test_ctrl_c_during_training_says_how_to_go_on(place: Path, tmp_path: Path) -
     assert stdout == ""
     assert f"Continue with: retrieval train-embed --out {tmp_path / 'run'} --resume" in stderr
     assert "Traceback" not in stderr
+
+
+def test_verbose_says_what_happens_inside(place: Path) -> None:
+    ask = ["query", photo(place), "--gallery", place / "g.gallery"]
+    command = [sys.executable, "-m", "retrieval"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = [
+        subprocess.run(
+            [*command, *more, *map(str, ask)], capture_output=True, text=True, check=True,
+            env=environment, cwd=Path(__file__).parents[1],
+        )
+        for more in ([], ["-v"])
+    ]  # fmt: skip
+    assert done[0].stderr == ""
+    assert "36 of 36 vectors allowed: exact" in done[1].stderr
+    assert done[0].stdout == done[1].stdout
+
+
+def test_paths_with_odd_bytes_reach_stdout_as_they_are(place: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"not-\xff-utf8.png")
+    odd.write_bytes(photo(place).read_bytes())
+    run("build-index", tmp_path, "--model", place / "run", "--out", tmp_path / "g")
+    result = run("query", odd, "--gallery", tmp_path / "g", "--format", "paths")
+    assert os.fsencode(odd) in result.stdout_bytes
+    run(
+        "query",
+        odd,
+        "--gallery",
+        tmp_path / "g",
+        "--html",
+        tmp_path / "p.html",
+        "--sheet",
+        tmp_path / "s.png",
+    )
+
+
+def test_resume_reads_pictures_at_the_size_of_the_run(place: Path, tmp_path: Path) -> None:
+    train = ["train-embed", "--out", tmp_path / "run", "--data-dir", place / "data"]
+    run(*train, "--dataset", place / "pictures", *TRAIN, "--image-size", 20)
+    run(*train, "--resume")
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["embedder"]["image_size"] == 20
+    )
+
+
+def test_pictures_too_small_for_the_network_are_refused(place: Path, tmp_path: Path) -> None:
+    result = run("train-embed", "--dataset", place / "pictures", "--out", tmp_path / "run",
+                 "--data-dir", place / "data", *TRAIN, "--image-size", 12, code=1)  # fmt: skip
+    assert "--image-size is 12; the smallest for --backbone fast-resnet is 17" in result.output

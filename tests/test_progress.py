@@ -10,11 +10,11 @@ def test_lines_off_a_terminal_tell_rate_and_time_left(
 ) -> None:
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    with Progress("Embedding", 100, "pictures") as progress:
-        progress.start_at(40, 100)  # done in an earlier run: no part of the rate
-        for _ in range(4):
+    with Progress("Embedding", None, "pictures") as progress:
+        progress.set_of(41, 100)  # 40 were done in an earlier run: no part of the rate
+        for done in (50, 60, 70, 80):
             clock[0] += 6
-            progress.update(10)
+            progress.set_of(done, 100)
         progress.note("a word")
     out, err = capsys.readouterr()
     assert out == ""

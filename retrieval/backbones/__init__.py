@@ -1,6 +1,7 @@
 """Trunks under one contract: pictures (B,3,H,W) in, a feature map (B,C,h,w) out.
 
-A backbone is a module with two more attributes, ``out_channels`` (C) and ``stride`` (H / h).
+A backbone is a module with three more attributes: ``out_channels`` (C), ``stride`` (H / h) and
+``smallest``, the least side of a picture, in pixels, that gives a map of at least 2×2.
 Tasks attach heads to it; it has none of its own.
 """
 
@@ -20,6 +21,7 @@ class Backbone(Protocol):
 
     out_channels: int
     stride: int
+    smallest: int
 
     def __call__(self, images: Tensor) -> Tensor: ...
 

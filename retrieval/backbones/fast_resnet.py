@@ -33,7 +33,7 @@ class Stage(nn.Module):
 class FastResNet(nn.Module):
     """(B,3,H,W) → (B,4·width,(H−1)//8,(W−1)//8); pictures from 17 pixels give at least 2×2."""
 
-    stride = 8
+    stride, smallest = 8, 17
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -45,7 +45,10 @@ class FastResNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.stages(nn.functional.silu(self.whiten(images)))
+        # Whitening takes small differences of large numbers: in bf16 little would be left of them.
+        with torch.autocast(images.device.type, enabled=False):
+            white = nn.functional.silu(self.whiten(images))
+        features: Tensor = self.stages(white)
         return features
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ class ResNet(nn.Module):
             )
         network = _load(name, weights)
         self.out_channels: int = network.fc.in_features
-        self.stride = 32 if stem == "stock" else 8
+        self.stride, self.smallest = (32, 33) if stem == "stock" else (8, 9)
         if stem == "stock":
             self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
         else:

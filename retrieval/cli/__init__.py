@@ -41,10 +41,10 @@ def main(verbose: bool) -> None:
     retrieval query photo.png --gallery G --k 10        ask
     retrieval evaluate --model RUN --dataset PICTURES   know how good the answers are
     """
-    # File names may hold bytes that are not UTF-8; they must not stop a listing.
-    for stream in (sys.stdout, sys.stderr):
+    # File names may hold bytes that are not UTF-8: stdout passes them on as they are.
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=errors)
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
 

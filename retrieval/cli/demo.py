@@ -1,5 +1,8 @@
 """The command that shows the whole loop."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -22,16 +25,11 @@ def demo(out: Path) -> None:
     from retrieval.progress import Progress
 
     with Progress("Training", None, "steps") as progress:
-
-        def on_step(done: int, total: int) -> None:
-            if progress.done == 0:
-                progress.start_at(done - 1, total)
-            progress.set(done)
-
-        result = run_demo(out, on_step=on_step, on_stage=say)
+        result = run_demo(out, on_step=progress.set_of, on_stage=say)
     click.echo(result.report.table())
     click.echo(f"model          {result.run}")
     click.echo(f"gallery        {result.gallery}")
     click.echo(f"contact sheet  {result.sheet}")
     click.echo(f"page           {result.page}")
-    click.echo(f"\nAsk it yourself: retrieval query {result.queries[0]} --gallery {result.gallery}")
+    program = "retrieval" if shutil.which("retrieval") else os.path.relpath(sys.argv[0])
+    click.echo(f"\nAsk it yourself: {program} query {result.queries[0]} --gallery {result.gallery}")

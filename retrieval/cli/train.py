@@ -76,23 +76,28 @@ def train_embed(
             "replace it, or another --out"
         )
     else:
-        config = TrainEmbedConfig().with_values({**DATASET_SETTINGS.get(dataset, {}), **values})
+        values = {**DATASET_SETTINGS.get(dataset, {}), **values}
+        config = TrainEmbedConfig().with_values(values)
     chosen = choose_device(device)
     say(f"Training on {describe(chosen, config.fit.precision)} into {run.folder}")
-    size = config.embedder.image_size if "image_size" in values else None
-    data = load_dataset(config.dataset, data_dir=data_dir, image_size=size, split="train")
-    say(f"{data.name}: {len(data):,} pictures, {len(data.classes)} classes")
+    size = config.embedder.image_size if resume or "image_size" in values else None
+    with Progress("Reading", None, "pictures") as progress:
+        data = load_dataset(
+            config.dataset, data_dir=data_dir, image_size=size, on_picture=progress.set_of
+        )
+    config = config.with_values({"image_size": data.images.shape[1]})
+    say(
+        f"{data.name}: {len(data):,} pictures of {size or data.images.shape[1]} pixels, "
+        f"{len(data.classes)} classes"
+    )
+    if data.left_out:
+        path, reason = data.left_out[0]
+        say(f"{len(data.left_out):,} pictures were left out, the first: {path}: {reason}")
 
     with Progress("Training", None, "steps") as progress:
-
-        def on_step(done: int, total: int) -> None:
-            if progress.done == 0:
-                progress.start_at(done - 1, total)
-            progress.set(done)
-
         finished = train(
             config, data, run, device=chosen, resume=resume,
-            on_step=on_step, on_epoch=lambda record: progress.note(epoch_line(record, config)),
+            on_step=progress.set_of, on_epoch=lambda record: progress.note(epoch_line(record, config)),
         )  # fmt: skip
     if not finished:
         say(f"Stopped. Continue with: retrieval train-embed --out {run.folder} --resume")
