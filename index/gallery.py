@@ -13,12 +13,8 @@ A reader sees the gallery as one commit left it; ``refresh`` takes it to the new
 shard to shard, so that the order of rows is the order of ids.
 """
 
-import dataclasses
-import hashlib
-import json
 import logging
 import os
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,11 +22,12 @@ from typing import Any, Self
 import numpy as np
 
 from index import items as store
-from index.errors import DamagedGallery, ModelMismatch
+from index.errors import ModelMismatch
 from index.exact_search import BLOCK_ROWS, exact_search
-from index.items import Item, Shard
+from index.items import Item
 from index.neighbors import Neighbors, prepare, rescore
-from index.vector_index import FLAT, candidates, read_index, search_index, visits_all
+from index.snapshot import check_file, load_snapshot
+from index.vector_index import candidates, search_index, visits_all
 
 logger = logging.getLogger(__name__)
 
@@ -39,31 +36,14 @@ EXACT_BELOW_SHARE = 0.1
 """With fewer rows allowed than either, comparing each of them beats a filtered index, and is exact."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """The gallery as one commit left it."""
-
-    generation: int
-    shards: list[Shard]
-    vectors: list[np.ndarray]
-    ids: list[np.ndarray]
-    dead: np.ndarray
-    n_items: int
-    index: Any
-    indexed_ids: np.ndarray
-    notes: tuple[str, ...]
-
-
 class Gallery:
     """An open gallery. ``with gallery.writer() as writer`` changes it; see ``index.writer``."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.db = store.connect(self.path)
-        self.settings = store.read_settings(self.db, self.path)
-        self._arrays: dict[str, np.ndarray] = {}
-        self._index_name = ""
-        self.snapshot = self._load()
+        store.read_settings(self.db, self.path)
+        self.snapshot = load_snapshot(self.db, self.path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -73,6 +53,11 @@ class Gallery:
         counts disagree. Checksums are compared by ``verify``.
         """
         return cls(path)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was chosen when the gallery was made, and where it stands."""
+        return self.snapshot.settings
 
     @property
     def dim(self) -> int:
@@ -119,12 +104,10 @@ class Gallery:
 
     def refresh(self) -> bool:
         """Go to the newest commit; True if there was a newer one."""
-        newest = json.loads(
-            self.db.execute("SELECT value FROM settings WHERE name = 'generation'").fetchone()[0]
-        )
-        if newest == self.snapshot.generation:
+        newest = store.read_settings(self.db, self.path)["generation"]
+        if newest == self.settings["generation"]:
             return False
-        self.snapshot = self._load()
+        self.snapshot = load_snapshot(self.db, self.path, self.snapshot)
         return True
 
     def search(
@@ -169,15 +152,7 @@ class Gallery:
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """Float32 (n,D) of ids that were ever committed and not compacted away."""
-        out = np.empty((len(ids), self.dim), np.float32)
-        snapshot = self.snapshot
-        ends = np.array([shard_ids[-1] for shard_ids in snapshot.ids])
-        places = np.searchsorted(ends, ids)
-        for place in np.unique(places):
-            here = places == place
-            rows = np.searchsorted(snapshot.ids[place], ids[here])
-            out[here] = snapshot.vectors[place][rows]
-        return out
+        return self.snapshot.vectors_of(ids)
 
     def labelled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids int64 (n,), vectors float32 (n,D) and labels (n,) of the items that have a label."""
@@ -215,19 +190,19 @@ class Gallery:
         """Findings from reading every byte: none if the gallery is sound."""
         findings = list(self.notes)
         for name, size, sha256 in self.db.execute("SELECT name, bytes, sha256 FROM files"):
-            finding = _check_file(self.path / name, size, sha256)
+            finding = check_file(self.path / name, size, sha256)
             if finding:
                 findings.append(finding)
         if not findings:
             findings += [
                 f"{shard.vectors_file} holds values that are not finite"
-                for shard, vectors in zip(self.snapshot.shards, self.snapshot.vectors, strict=True)
+                for shard, (vectors, _) in zip(
+                    self.snapshot.shards, self.snapshot.pairs(), strict=True
+                )
                 if not all(np.isfinite(block).all() for block in _slices(vectors))
             ]
-        rows = np.concatenate([np.empty(0, np.int64), *self.snapshot.ids])
-        alive = np.setdiff1d(rows, self.snapshot.dead)
         listed = np.fromiter((r[0] for r in self.db.execute("SELECT id FROM items")), np.int64)
-        missing = np.setdiff1d(listed, alive)
+        missing = np.setdiff1d(listed, self.snapshot.living_ids())
         if len(missing):
             findings.append(f"{len(missing)} items have no vector; the first id is {missing[0]}")
         return findings
@@ -236,42 +211,13 @@ class Gallery:
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None, after: int
     ) -> Neighbors:
         def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            return self.blocks(allowed, after)
+            return self.snapshot.blocks(allowed, after)
 
         return exact_search(queries, k, blocks, self.vectors, self.metric)
 
-    def blocks(
-        self, allowed: np.ndarray | None, after: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Living, allowed vectors with ids above ``after``, a bounded number of rows at a time."""
-        pending: list[tuple[np.ndarray, np.ndarray]] = []
-        rows = 0
-        for shard_ids, shard_vectors in zip(self.snapshot.ids, self.snapshot.vectors, strict=True):
-            if len(shard_ids) == 0 or shard_ids[-1] <= after:
-                continue
-            for start in range(0, len(shard_ids), BLOCK_ROWS):
-                ids = np.asarray(shard_ids[start : start + BLOCK_ROWS])
-                vectors = shard_vectors[start : start + BLOCK_ROWS]
-                keep = self._keep(ids, allowed)
-                if not keep.all():
-                    ids, vectors = ids[keep], vectors[keep]
-                if rows + len(ids) > BLOCK_ROWS:
-                    yield _joined(pending)
-                    pending, rows = [], 0
-                pending.append((vectors, ids))
-                rows += len(ids)
-        if pending:
-            yield _joined(pending)
-
-    def _keep(self, ids: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-        if allowed is not None:
-            # A filter is evaluated in the database, which may be a commit ahead of this snapshot.
-            return np.isin(ids, allowed, assume_unique=True)
-        return ~np.isin(ids, self.snapshot.dead, assume_unique=True)
-
     def _by_index(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Neighbors:
         snapshot = self.snapshot
-        keep = self._keep(snapshot.indexed_ids, allowed)
+        keep = snapshot.keep(snapshot.indexed_ids, allowed)
         mask = None if keep.all() else keep
         wanted, fetch = min(k, int(keep.sum())), candidates(self.settings["index_key"], k)
         answer, open_rows, effort = Neighbors.none(len(queries), k), np.arange(len(queries)), 0
@@ -294,136 +240,7 @@ class Gallery:
             answer.ids[open_rows], answer.distances[open_rows] = exact.ids, exact.distances
         return answer
 
-    def _load(self) -> Snapshot:
-        """Read one commit. Files are mapped here, so that a later compaction cannot pull them away."""
-        for _ in range(5):
-            try:
-                return self._load_once()
-            except FileNotFoundError:  # compacted between reading the list and opening a file
-                continue
-        return self._load_once(final=True)
-
-    def _load_once(self, final: bool = False) -> Snapshot:
-        self.db.execute("BEGIN")
-        try:
-            self.settings = store.read_settings(self.db, self.path)
-            shards = [Shard(*row) for row in self.db.execute(
-                "SELECT number, rows FROM shards ORDER BY number")]  # fmt: skip
-            dead = [row[0] for row in self.db.execute("SELECT id FROM dead ORDER BY id")]
-            n_items = self.db.execute("SELECT count(*) FROM items").fetchone()[0]
-            files = {row[0]: (row[1], row[2]) for row in self.db.execute("SELECT * FROM files")}
-        except sqlite3.DatabaseError as error:
-            raise DamagedGallery(f"{self.path / store.DATABASE} is damaged: {error}") from error
-        finally:
-            if self.db.in_transaction:
-                self.db.execute("COMMIT")
-        self._check_model_files(files)
-        try:
-            vectors = [self._map(s.vectors_file, files, (s.rows, self.dim)) for s in shards]
-            ids = [self._map(s.ids_file, files, (s.rows,)) for s in shards]
-        except FileNotFoundError as error:
-            if not final:
-                raise
-            raise DamagedGallery(
-                f"{error.filename} is missing; without it the gallery cannot be trusted: restore it "
-                "from a copy, or build the gallery again"
-            ) from error
-        total = sum(shard.rows for shard in shards)
-        if total != n_items + len(dead):
-            raise DamagedGallery(
-                f"{self.path} lists {n_items} items and {len(dead)} removed ones, but its shards hold "
-                f"{total} vectors; restore it from a copy, or build it again"
-            )
-        index, indexed_ids, notes = self._load_index(files)
-        return Snapshot(
-            generation=self.settings["generation"], shards=shards, vectors=vectors, ids=ids,
-            dead=np.array(dead, np.int64), n_items=n_items, index=index, indexed_ids=indexed_ids,
-            notes=notes,
-        )  # fmt: skip
-
-    def _check_model_files(self, files: dict[str, tuple[int, str]]) -> None:
-        for name, (size, _) in files.items():
-            if name.startswith("model/"):
-                finding = _check_file(self.path / name, size, None)
-                if finding:
-                    raise DamagedGallery(f"{finding}; restore it from a copy")
-
-    def _map(
-        self, name: str, files: dict[str, tuple[int, str]], shape: tuple[int, ...]
-    ) -> np.ndarray:
-        """A committed array; its file never changes, so that it is mapped once."""
-        if name not in self._arrays:
-            size = files[name][0] if name in files else -1
-            self._arrays[name] = _map(self.path / name, size, shape)
-        return self._arrays[name]
-
-    def _load_index(
-        self, files: dict[str, tuple[int, str]]
-    ) -> tuple[Any, np.ndarray, tuple[str, ...]]:
-        """The FAISS index and its ids; without a sound one the search is exact, and a note says so."""
-        none = np.empty(0, np.int64)
-        name = self.settings.get("index_file")
-        if self.settings["index_key"] == FLAT or name is None:
-            return None, none, ()
-        if self._index_name == name:
-            return self.snapshot.index, self.snapshot.indexed_ids, ()
-        positions = name.replace(".faiss", "-positions.npy")
-        for file in (name, positions):
-            finding = _check_file(self.path / file, *files.get(file, (0, "")))
-            if finding:
-                return None, none, (f"{finding}; answers are exact, but slower, until the index is "
-                                    "made again: retrieval add, or retrieval build-index",)  # fmt: skip
-        ids = np.load(self.path / positions, allow_pickle=False)
-        try:
-            index = read_index(self.path / name, len(ids), self.dim, self.metric)
-        except DamagedGallery as error:
-            return None, none, (str(error),)
-        self._index_name = name
-        return index, ids, ()
-
-
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    if not parts:
-        return np.empty((0, 0), np.float32), np.empty(0, np.int64)
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-
 
 def _slices(vectors: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(vectors), BLOCK_ROWS):
         yield vectors[start : start + BLOCK_ROWS]
-
-
-def _map(file: Path, size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of ``size`` bytes and this shape, mapped. Raises DamagedGallery for any other."""
-    found = file.stat().st_size
-    if found != size:
-        raise DamagedGallery(
-            f"{file} has {found} bytes, {size} were committed; restore it from a copy, or build the "
-            "gallery again"
-        )
-    try:
-        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise DamagedGallery(f"{file} is not a readable array: {error}") from error
-    if array.shape != shape:
-        raise DamagedGallery(f"{file} has shape {array.shape}, {shape} was committed")
-    return array
-
-
-def _check_file(file: Path, size: int, sha256: str | None) -> str | None:
-    """What is wrong with a committed file, or None; without ``sha256`` its size alone is compared."""
-    if not file.is_file():
-        return f"{file} is missing"
-    found = file.stat().st_size
-    if found != size:
-        return f"{file} has {found} bytes, {size} were committed"
-    if sha256 is not None:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != sha256:
-            return (
-                f"{file} has changed: its checksum is {digest[:12]}…, {sha256[:12]}… was committed"
-            )
-    return None

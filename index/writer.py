@@ -152,7 +152,7 @@ class GalleryWriter:
         Raises IndexKeyError where there are too few vectors for the gallery's index key.
         """
         gallery, key = self.gallery, self.gallery.settings["index_key"]
-        alive = self._alive_ids()
+        alive = gallery.snapshot.living_ids()
         current = gallery.snapshot.indexed_ids
         if key == FLAT or len(alive) == 0 or np.array_equal(alive, current):
             return
@@ -174,7 +174,7 @@ class GalleryWriter:
             return 0
         with self._commit(index_file=None):
             old = list(gallery.snapshot.shards)
-            for vectors, ids in gallery.blocks(None, after=-1):
+            for vectors, ids in gallery.snapshot.blocks(None, after=-1):
                 if len(ids):
                     self._write_shard(vectors, ids)
             for shard in old:
@@ -211,11 +211,6 @@ class GalleryWriter:
         span = (int(ids[0]), int(ids[-1]))
         self.db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (number, *span, len(ids)))
         store.write_settings(self.db, {"next_number": number + 1})
-
-    def _alive_ids(self) -> np.ndarray:
-        snapshot = self.gallery.snapshot
-        rows = np.concatenate([np.empty(0, np.int64), *snapshot.ids])
-        return rows[~np.isin(rows, snapshot.dead, assume_unique=True)]
 
     def _sweep(self) -> None:
         """Delete files that no commit knows of: leavings of a writer that was killed."""
