@@ -14,6 +14,7 @@ from retrieval.checkpoint import Run
 from retrieval.config import DATASET_SETTINGS, TrainEmbedConfig
 from retrieval.datasets import LabeledImages, load_dataset
 from retrieval.evaluation import RetrievalReport
+from retrieval.pictures import list_pictures
 from retrieval.report import contact_sheet, html_gallery, write_picture
 from retrieval.search import Searcher, sheet_row
 from retrieval.train_embed import train_embed
@@ -61,7 +62,7 @@ def run_demo(
     gallery = building.open_or_create(
         folder / "digits.gallery", run.folder, sources=[pictures / "train"], overwrite=True
     )
-    building.fill(gallery, building.list_pictures([pictures / "train"]))
+    building.fill(gallery, list_pictures([pictures / "train"]))
     on_stage("Measuring with the test pictures")
     report = protocols.evaluate_gallery(gallery.path, pictures / "test")
     queries = _one_of_each(pictures / "test")

@@ -20,11 +20,12 @@ from PIL import Image
 from index.gallery import Gallery
 from index.items import all_items
 from retrieval import building, training
-from retrieval.building import fill, list_pictures, open_or_create, remove_pictures
+from retrieval.building import fill, open_or_create, remove_pictures
 from retrieval.checkpoint import Run, save_embedder
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import Embedder
+from retrieval.pictures import list_pictures
 from retrieval.train_embed import train_embed
 
 torch.set_num_threads(1)

@@ -12,9 +12,7 @@ from index.errors import GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from retrieval import building
 from retrieval.building import (
-    Picture,
     fill,
-    list_pictures,
     open_or_create,
     remove_pictures,
     write_embeddings,
@@ -24,6 +22,7 @@ from retrieval.config import EmbedderSpec
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
+from retrieval.pictures import Picture, list_pictures
 from retrieval.search import Searcher
 
 

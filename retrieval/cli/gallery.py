@@ -144,9 +144,10 @@ def _fill(
 ) -> "FillSummary":
     from retrieval import building
     from retrieval.device import choose_device
+    from retrieval.pictures import list_pictures
     from retrieval.progress import Progress
 
-    listed = building.list_pictures(pictures, labels_from_folder=labels == "folder")
+    listed = list_pictures(pictures, labels_from_folder=labels == "folder")
     with Progress("Embedding", len(listed), "pictures") as progress:
         return building.fill(
             gallery, listed, device=choose_device(device), batch_size=batch_size,
@@ -278,9 +279,10 @@ def embed(
     """
     from retrieval import building
     from retrieval.device import choose_device
+    from retrieval.pictures import list_pictures
     from retrieval.progress import Progress
 
-    listed = building.list_pictures(pictures, labels_from_folder=labels == "folder")
+    listed = list_pictures(pictures, labels_from_folder=labels == "folder")
     with Progress("Embedding", len(listed), "pictures") as progress:
         summary = building.write_embeddings(
             listed, model, out, device=choose_device(device), batch_size=batch_size,

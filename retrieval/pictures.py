@@ -1,0 +1,53 @@
+"""Which pictures are to be indexed, with their labels and metadata."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from retrieval.errors import DataError
+from retrieval.images import find_images
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture file to be indexed."""
+
+    path: Path
+    label: str | None = None
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def list_pictures(sources: Iterable[Path], labels_from_folder: bool = True) -> list[Picture]:
+    """The pictures in files, folders and CSV files, each once, in order.
+
+    The label of a picture is the name of the folder that it lies in, or what a CSV file says in its
+    label column; further columns become metadata. Raises DataError for what does not exist.
+    """
+    found: dict[Path, Picture] = {}
+    for source in sources:
+        if source.suffix.lower() == ".csv" and source.is_file():
+            pictures: Iterable[Picture] = _rows(source)
+        else:
+            pictures = (
+                Picture(path, _folder_name(path) if labels_from_folder else None)
+                for path in find_images([source])
+            )
+        for picture in pictures:
+            found.setdefault(Path(os.path.abspath(picture.path)), picture)
+    return [dataclasses.replace(picture, path=path) for path, picture in found.items()]
+
+
+def _folder_name(path: Path) -> str:
+    return Path(os.path.abspath(path)).parent.name
+
+
+def _rows(file: Path) -> Iterator[Picture]:
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        reader = csv.DictReader(stream)
+        if "path" not in (reader.fieldnames or ()):
+            raise DataError(f"{file} has no column 'path' in its first line")
+        for row in reader:
+            metadata = {k: v for k, v in row.items() if k not in ("path", "label") and k and v}
+            yield Picture(file.parent / row["path"], row.get("label") or None, metadata)
