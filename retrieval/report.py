@@ -116,17 +116,17 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --faint: #667085; --paper: #fafbfc; --card: #fff; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8eaf0; --faint: #98a1b3; --paper: #14171d; --card: #1e232c; } }
-body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: var(--paper);
+body { margin: 2rem auto; max-width: 92rem; padding: 0 1rem; background: var(--paper);
   color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.3rem; font-weight: 600; }
-section { display: flex; flex-wrap: wrap; gap: 12px; margin: 1.2rem 0; padding: 14px;
+section { display: flex; align-items: flex-start; gap: 14px; margin: 1.2rem 0; padding: 14px;
   border-radius: 12px; background: var(--card); box-shadow: 0 1px 3px #0002; }
+.hits { display: flex; flex-wrap: wrap; gap: 12px; padding-left: 16px; border-left: 2px solid #8884; }
 figure { margin: 0; width: 128px; }
-figure.query { padding-right: 14px; border-right: 2px solid #8884; }
 figure .frame { display: flex; align-items: center; justify-content: center; width: 128px;
   height: 128px; border-radius: 8px; outline: 3px solid transparent; overflow: hidden; }
 figure.good .frame { outline-color: #1a9c5b; } figure.bad .frame { outline-color: #d64545; }
-img { max-width: 128px; max-height: 128px; image-rendering: auto; }
+img { display: block; max-width: 128px; max-height: 128px; image-rendering: auto; }
 img.small { image-rendering: pixelated; }
 figcaption { margin-top: 5px; font-size: 12px; color: var(--faint); text-align: center;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
@@ -137,7 +137,8 @@ a { color: inherit; }
 def html_gallery(rows: Sequence[SheetRow], title: str) -> str:
     """A page that needs no other file: pictures and style are inside, no script, nothing fetched."""
     body = "".join(
-        f"<section>{_figure(row.query, 'query')}{''.join(_figure(hit) for hit in row.hits)}</section>"
+        f"<section>{_figure(row.query)}"
+        f"<div class='hits'>{''.join(_figure(hit) for hit in row.hits)}</div></section>"
         for row in rows
     )
     return (
@@ -148,7 +149,7 @@ def html_gallery(rows: Sequence[SheetRow], title: str) -> str:
     )
 
 
-def _figure(tile: Tile, kind: str = "") -> str:
+def _figure(tile: Tile) -> str:
     verdict = {True: "good", False: "bad", None: ""}[tile.good]
     image = fit_picture(tile.picture, TILE)
     buffer = io.BytesIO()
@@ -161,7 +162,7 @@ def _figure(tile: Tile, kind: str = "") -> str:
     if tile.href is not None:
         picture = f"<a href='{_safe(tile.href)}'>{picture}</a>"
     return (
-        f"<figure class='{kind} {verdict}'><div class='frame'>{picture}</div>"
+        f"<figure class='{verdict}'><div class='frame'>{picture}</div>"
         f"<figcaption title='{caption}'>{caption}</figcaption></figure>"
     )
 

@@ -17,7 +17,6 @@ LAYERS = [
     {"config"},
     {"errors", "__init__"},
 ]  # fmt: skip
-WITHIN_A_LAYER = {"cli", "backbones", "demo", "__main__"}
 
 
 def imports_of(file: Path) -> set[str]:
