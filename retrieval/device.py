@@ -12,7 +12,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Raises ConfigError where this machine does not have it.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
     if not there.get(name, False):

@@ -7,7 +7,7 @@ from retrieval.errors import ConfigError
 
 def pretend(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.mps, "is_available", lambda: mps, raising=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
 @pytest.mark.parametrize(
