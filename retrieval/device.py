@@ -4,15 +4,17 @@ import torch
 
 from retrieval.errors import ConfigError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device called ``name``; "auto" is CUDA, else MPS, else the processor.
 
     Raises ConfigError where this machine does not have it.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
     if not there.get(name, False):

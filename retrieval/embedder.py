@@ -1,7 +1,5 @@
 """An embedder: a backbone, a pooling head and a projection that turn pictures into vectors."""
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -77,15 +75,3 @@ def embed_images(embedder: Embedder, images: np.ndarray, *, batch_size: int = 25
     finally:
         embedder.train(was_training)
     return out
-
-
-def batched(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Stacks of up to ``size`` pictures (n,S,S,3), in order."""
-    stack: list[np.ndarray] = []
-    for image in images:
-        stack.append(image)
-        if len(stack) == size:
-            yield np.stack(stack)
-            stack = []
-    if stack:
-        yield np.stack(stack)

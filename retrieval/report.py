@@ -16,7 +16,7 @@ from index.atomic import write_atomically
 TILE = 128
 GAP = 12
 CAPTION = 20
-INK, FAINT, PAPER, LINE = "#1d2330", "#667085", "#ffffff", "#d5dae3"
+INK, PAPER, LINE = "#1d2330", "#ffffff", "#d5dae3"
 GOOD, BAD = "#1a9c5b", "#d64545"
 
 

@@ -188,6 +188,8 @@ def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:
     assert (info["pictures"], info["left_out"], info["metric"]) == (18, 1, "l2")
     assert "pictures" in run("info", "--gallery", gallery).stdout
     assert "sound" in run("verify", "--gallery", gallery).stdout
+    assert json.loads(run("compact", "--gallery", gallery, "--json").stdout)["rows_freed"] == 3
+    assert "0 rows freed" in run("compact", "--gallery", gallery).stdout
     assert "nothing to remove" in run("remove", "--gallery", gallery, code=1).output
     shard = next(gallery.glob("vectors-*.npy"))
     data = bytearray(shard.read_bytes())

@@ -58,6 +58,7 @@ for command in (
     gallery.remove,
     gallery.info,
     gallery.verify,
+    gallery.compact,
     gallery.embed,
     train.show_augment,
     demo.demo,

@@ -1,17 +1,17 @@
 """Commands that fill, change and describe galleries, and that write plain embeddings."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from retrieval.cli.options import (
-    batch_size_option,
     device_option,
     find_gallery,
     gallery_option,
     json_option,
-    num_workers_option,
     print_json,
     say,
     where_option,
@@ -21,16 +21,42 @@ from retrieval.config import DISTANCES
 if TYPE_CHECKING:
     from retrieval.building import FillSummary
 
-labels_option = click.option(
-    "--labels",
-    default="folder",
-    show_default=True,
-    type=click.Choice(["folder", "none"]),
-    help="The label of a picture: the name of the folder that it lies in, or none.",
-)
-strict_option = click.option(
-    "--strict", is_flag=True, help="Stop at the first picture that cannot be read."
-)
+Command = Callable[..., Any]
+
+
+def filling_options(command: Command) -> Command:
+    """Options on how pictures are read and embedded; they arrive as ``**filling`` (and ``as_json``)."""
+    options = [
+        click.option(
+            "--labels",
+            default="folder",
+            show_default=True,
+            type=click.Choice(["folder", "none"]),
+            help="The label of a picture: the name of the folder that it lies in, or none.",
+        ),
+        click.option(
+            "--strict", is_flag=True, help="Stop at the first picture that cannot be read."
+        ),
+        click.option(
+            "--batch-size",
+            default=256,
+            show_default=True,
+            type=click.IntRange(1, 65536),
+            help="Pictures that go through the network at once.",
+        ),
+        click.option(
+            "--num-workers",
+            default=2,
+            show_default=True,
+            type=click.IntRange(1, 64),
+            help="Threads that read pictures.",
+        ),
+        device_option,
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command("build-index")
@@ -55,13 +81,8 @@ strict_option = click.option(
     type=click.Choice(["float32", "float16"]),
     help="How vectors are stored.",
 )
-@labels_option
-@strict_option
 @click.option("--overwrite", is_flag=True, help="Replace a gallery that is there already.")
-@batch_size_option
-@num_workers_option
-@device_option
-@json_option
+@filling_options
 def build_index(
     pictures: tuple[Path, ...],
     model: Path,
@@ -69,13 +90,9 @@ def build_index(
     metric: str | None,
     index_key: str,
     dtype: str,
-    labels: str,
-    strict: bool,
     overwrite: bool,
-    batch_size: int,
-    num_workers: int,
-    device: str,
     as_json: bool,
+    **filling: Any,
 ) -> None:
     """Make PICTURES (files, folders, or a CSV file) searchable.
 
@@ -95,28 +112,19 @@ def build_index(
         out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
         overwrite=overwrite,
     )  # fmt: skip
-    summary = _fill(gallery, pictures, labels, strict, batch_size, num_workers, device)
+    summary = _embed_with(partial(building.fill, gallery), pictures, **filling)
     _print_summary(summary, gallery, as_json)
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @gallery_option
-@labels_option
-@strict_option
-@batch_size_option
-@num_workers_option
-@device_option
-@json_option
+@filling_options
 def add(
     pictures: tuple[Path, ...],
     gallery_path: Path | None,
-    labels: str,
-    strict: bool,
-    batch_size: int,
-    num_workers: int,
-    device: str,
     as_json: bool,
+    **filling: Any,
 ) -> None:
     """Add PICTURES to a gallery, with the model that made it.
 
@@ -127,32 +135,29 @@ def add(
     Pictures that are there already, unchanged, are left alone; changed ones are replaced.
     """
     from index.gallery import Gallery
+    from retrieval import building
 
     gallery = Gallery.open(find_gallery(gallery_path))
-    summary = _fill(gallery, pictures, labels, strict, batch_size, num_workers, device)
+    summary = _embed_with(partial(building.fill, gallery), pictures, **filling)
     _print_summary(summary, gallery, as_json)
 
 
-def _fill(
-    gallery: Any,
+def _embed_with(
+    fill: Callable[..., "FillSummary"],
     pictures: tuple[Path, ...],
+    *,
     labels: str,
-    strict: bool,
-    batch_size: int,
-    num_workers: int,
     device: str,
+    **options: Any,
 ) -> "FillSummary":
-    from retrieval import building
+    """List the pictures, choose the device, and fill with progress."""
     from retrieval.device import choose_device
     from retrieval.pictures import list_pictures
     from retrieval.progress import Progress
 
     listed = list_pictures(pictures, labels_from_folder=labels == "folder")
     with Progress("Embedding", len(listed), "pictures") as progress:
-        return building.fill(
-            gallery, listed, device=choose_device(device), batch_size=batch_size,
-            num_workers=num_workers, strict=strict, on_progress=progress.update,
-        )  # fmt: skip
+        return fill(listed, device=choose_device(device), on_progress=progress.update, **options)
 
 
 def _print_summary(summary: "FillSummary", gallery: Any, as_json: bool) -> None:
@@ -199,6 +204,27 @@ def remove(
         print_json({"gallery": str(gallery.path), "removed": removed})
     else:
         click.echo(f"{gallery.path}: {removed:,} removed")
+
+
+@click.command()
+@gallery_option
+@json_option
+def compact(gallery_path: Path | None, as_json: bool) -> None:
+    """Free the space of removed pictures, and merge small files.
+
+    \b
+    Example:
+      retrieval compact --gallery photos.gallery
+    """
+    from index.gallery import Gallery
+
+    path = find_gallery(gallery_path)
+    with Gallery.open(path).writer() as writer:
+        rows = writer.compact()
+    if as_json:
+        print_json({"gallery": str(path), "rows_freed": rows})
+    else:
+        click.echo(f"{path}: {rows:,} rows freed")
 
 
 @click.command()
@@ -254,22 +280,13 @@ def verify(gallery_path: Path | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label).",
 )
-@labels_option
-@strict_option
-@batch_size_option
-@num_workers_option
-@device_option
-@json_option
+@filling_options
 def embed(
     pictures: tuple[Path, ...],
     model: Path,
     out: Path,
-    labels: str,
-    strict: bool,
-    batch_size: int,
-    num_workers: int,
-    device: str,
     as_json: bool,
+    **filling: Any,
 ) -> None:
     """Write the embeddings of PICTURES as plain files, for use elsewhere.
 
@@ -278,16 +295,9 @@ def embed(
       retrieval embed photos/ --model runs/flowers --out vectors/
     """
     from retrieval import building
-    from retrieval.device import choose_device
-    from retrieval.pictures import list_pictures
-    from retrieval.progress import Progress
 
-    listed = list_pictures(pictures, labels_from_folder=labels == "folder")
-    with Progress("Embedding", len(listed), "pictures") as progress:
-        summary = building.write_embeddings(
-            listed, model, out, device=choose_device(device), batch_size=batch_size,
-            num_workers=num_workers, strict=strict, on_progress=progress.update,
-        )  # fmt: skip
+    write = partial(building.write_embeddings, model=model, out=out)
+    summary = _embed_with(write, pictures, **filling)
     if as_json:
         print_json({"out": str(out), **summary.to_dict()})
     else:

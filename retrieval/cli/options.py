@@ -21,20 +21,6 @@ device_option = click.option(
     help="Where the network runs.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-num_workers_option = click.option(
-    "--num-workers",
-    default=2,
-    show_default=True,
-    type=click.IntRange(1, 64),
-    help="Threads that read pictures.",
-)
-batch_size_option = click.option(
-    "--batch-size",
-    default=256,
-    show_default=True,
-    type=click.IntRange(1, 65536),
-    help="Pictures that go through the network at once.",
-)
 gallery_option = click.option(
     "--gallery",
     "gallery_path",
