@@ -16,8 +16,8 @@ from retrieval.images import read_image, read_images
 
 logger = logging.getLogger(__name__)
 
-SMALL, LARGE = 32, 224
-"""The sizes chosen where none is given: for icons of up to 64 pixels, and for photographs."""
+SMALL, LARGE = 32, 96
+"""The sizes chosen where none is given: at least, and for photographs."""
 MAP_FROM_BYTES = 2**30
 NUM_WORKERS = 4
 
@@ -33,7 +33,7 @@ def decode_pictures(
     They are kept in ``folder`` under a name made of paths, sizes and times of change, so that a
     changed file is decoded again. Beyond 1 GiB the array is a read-only map of the file: memory does
     not grow with the number of pictures. Without ``size`` it is the commonest size of a sample, up
-    to 64 pixels and at least 32, or else 224.
+    to 64 pixels and at least 32, or else 96.
     """
     size = size or _suitable_size(paths)
     stem = folder / _fingerprint(paths, size)

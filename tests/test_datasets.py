@@ -43,7 +43,7 @@ def test_class_folders_alone_serve_as_both_parts(tmp_path: Path) -> None:
     for c in "xy":
         write(tmp_path / "p" / c / "1.png", size=(300, 260))
     data = load_dataset(str(tmp_path / "p"), data_dir=tmp_path)
-    assert data.images.shape == (2, 224, 224, 3)  # photographs
+    assert data.images.shape == (2, 96, 96, 3)  # photographs
     test = load_dataset(str(tmp_path / "p"), data_dir=tmp_path, image_size=24, split="test")
     assert test.images.shape == (2, 24, 24, 3)
     assert test.paths == data.paths

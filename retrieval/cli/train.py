@@ -16,6 +16,10 @@ from retrieval.config import (
 )
 
 
+WEIGHTS_SIZE = 224
+"""The size of pictures that published weights were trained with."""
+
+
 @click.command("train-embed")
 @config_options(TrainEmbedConfig, EmbedderSpec, LossConfig, FitConfig, AugmentConfig)
 @click.option(
@@ -81,6 +85,8 @@ def train_embed(
     chosen = choose_device(device)
     say(f"Training on {describe(chosen, config.fit.precision)} into {run.folder}")
     size = config.embedder.image_size if resume or "image_size" in values else None
+    if size is None and config.weights is not None:
+        size = WEIGHTS_SIZE
     with Progress("Reading", None, "pictures") as progress:
         data = load_dataset(
             config.dataset, data_dir=data_dir, image_size=size, on_picture=progress.set_of
