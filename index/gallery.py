@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from index import items as store
-from index.errors import ModelMismatch
+from index.errors import ModelMismatch, VectorError
 from index.exact_search import BLOCK_ROWS, exact_search
 from index.items import Item
 from index.neighbors import Neighbors, prepare, rescore
@@ -117,8 +117,10 @@ class Gallery:
 
         ``where`` leaves only items of which the expression holds, before the cut. Fewer than k are
         found only where fewer exist. ``exact`` compares with every vector, whatever the index.
-        Raises VectorError for bad queries, FilterError for an expression that cannot be understood.
+        Raises VectorError for bad queries or k, FilterError for an expression that is not understood.
         """
+        if k < 1:
+            raise VectorError(f"k is {k}; ask for at least 1 neighbour")
         queries = prepare(queries, self.dim, self.metric, "queries")
         allowed = None if where is None else store.matching_ids(self.db, where)
         snapshot = self.snapshot

@@ -148,12 +148,12 @@ def fill(
             size = embedder.spec.image_size
             stream = read_images((picture.path for picture in todo), size, num_workers)
             for picture, (path, image) in zip(todo, stream, strict=True):
-                if isinstance(image, ImageError):
-                    if strict:
-                        raise ImageError(f"{path}: {image}")
-                    filler.failures.append((filler.relative(path), str(image)))
-                else:
+                try:
                     filler.put(picture, image)
+                except ImageError as error:
+                    if strict:
+                        raise ImageError(f"{path}: {error}") from error
+                    filler.failures.append((filler.relative(path), str(error)))
                 on_progress(1)
         except KeyboardInterrupt:
             summary.interrupted = True
@@ -198,7 +198,8 @@ class _Filler:
         for picture in pictures:
             item = self.known.get(self.relative(picture.path))
             mark = _mark(picture.path)
-            if item is None or mark is None or item.label != picture.label:
+            facts = (picture.label, picture.metadata)
+            if item is None or mark is None or (item.label, item.metadata) != facts:
                 todo.append(picture)
             elif mark == (item.size, item.mtime_ns):
                 self.summary.unchanged += 1
@@ -213,20 +214,24 @@ class _Filler:
             self.writer.touch(touched)
         return todo
 
-    def put(self, picture: Picture, image: np.ndarray) -> None:
-        """Take a picture that could be read; whole batches are embedded, whole shards committed."""
+    def put(self, picture: Picture, image: np.ndarray | ImageError) -> None:
+        """Take a picture; whole batches are embedded, whole shards committed.
+
+        Raises ImageError for one that could not be read, or that is gone by now.
+        """
+        if isinstance(image, ImageError):
+            raise image
         size, mtime_ns = _mark(picture.path) or (0, 0)
-        self.batch.append(image)
-        self.items.append(
-            NewItem(
-                path=self.relative(picture.path),
-                content_hash=content_hash(picture.path),
-                size=size,
-                mtime_ns=mtime_ns,
-                label=picture.label,
-                metadata=picture.metadata,
-            )
+        item = NewItem(
+            path=self.relative(picture.path),
+            content_hash=content_hash(picture.path),
+            size=size,
+            mtime_ns=mtime_ns,
+            label=picture.label,
+            metadata=picture.metadata,
         )
+        self.batch.append(image)
+        self.items.append(item)
         if len(self.batch) == self.batch_size:
             self._embed()
             waited = time.monotonic() - self.committed_at

@@ -59,13 +59,16 @@ class LabeledImages:
     def holdout(self, share: float, seed: int) -> tuple[Self, Self]:
         """All but ``share`` of each class, and that share: a split that depends on the seed alone.
 
-        A class gives at most all but two of its pictures, so that it can still be learnt from.
+        A class gives two pictures or more, so that each has another to find, or none; and at least two
+        stay, so that it can still be learnt from.
         """
         rng = np.random.default_rng(seed)
         held = np.zeros(len(self), bool)
         for label in np.unique(self.labels):
             rows = rng.permutation(np.flatnonzero(self.labels == label))
-            held[rows[: max(min(round(share * len(rows)), len(rows) - 2), 0)]] = True
+            wanted = round(share * len(rows))
+            count = min(max(wanted, 2), len(rows) - 2) if wanted else 0
+            held[rows[: count if count >= 2 else 0]] = True
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 

@@ -45,7 +45,8 @@ def find_images(sources: Iterable[Path | str]) -> list[Path]:
 
     A file that is named is taken whatever its extension; in folders the extension decides, in any
     letter case. Hidden files and folders are passed over; links to folders are not followed, so that
-    a loop of links ends. Raises DataError for a source that does not exist.
+    a loop of links ends. Raises DataError for a source that does not exist, or a folder that cannot be
+    listed.
     """
     found: dict[Path, None] = {}
     for source in map(Path, sources):
@@ -59,7 +60,10 @@ def find_images(sources: Iterable[Path | str]) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from index.gallery import Gallery
 from retrieval.checkpoint import embedder_id, load_embedder
@@ -105,9 +104,6 @@ class Searcher:
     ) -> tuple[list[Answer], list[tuple[Path, str]]]:
         """An answer for each photo that can be read, and (photo, reason) of the others."""
         images, readable, unreadable = [], [], []
-        if len(photos) == 1:
-            # One picture is embedded sooner by one thread than two need to agree on who does what.
-            torch.set_num_threads(1)
         for photo in photos:
             try:
                 images.append(read_image(photo, self.embedder.spec.image_size))

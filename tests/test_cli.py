@@ -277,6 +277,31 @@ def test_bad_input_gives_one_line(
     assert result.stdout == ""
 
 
+def test_an_output_that_cannot_be_written_gives_one_line(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for arguments in (
+        [
+            "build-index",
+            place / "pictures",
+            "--model",
+            place / "run",
+            "--out",
+            tmp_path / "file" / "g",
+        ],
+        ["embed", place / "pictures", "--model", place / "run", "--out", tmp_path / "file" / "e"],
+        [
+            "query",
+            photo(place),
+            "--gallery",
+            place / "g.gallery",
+            "--sheet",
+            tmp_path / "file" / "s.png",
+        ],
+        ["show-augment", photo(place), "--out", tmp_path / "file" / "x.png"],
+    ):
+        assert "Error: " in run(*arguments, code=1).stderr
+
+
 def test_unknown_commands_and_options_suggest_what_was_meant() -> None:
     assert "query" in run("qurey", code=2).output
     assert "--gallery" in run("query", "x", "--galery", "y", code=2).output

@@ -190,13 +190,13 @@ def test_data_dir_comes_from_option_variable_or_home(monkeypatch: pytest.MonkeyP
 
 
 def test_holdout_takes_a_share_of_each_class_and_nothing_twice() -> None:
-    labels = np.repeat([0, 1, 2, 3], [50, 20, 3, 1])
-    images = np.arange(74, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=3)
+    labels = np.repeat([0, 1, 2, 3], [50, 20, 3, 6])
+    images = np.arange(79, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=3)
     data = LabeledImages("x", images, labels, tuple("abcd"))
     rest, held = data.holdout(0.2, seed=0)
-    assert np.bincount(held.labels, minlength=4).tolist() == [10, 4, 1, 0]
+    assert np.bincount(held.labels, minlength=4).tolist() == [10, 4, 0, 2]
     together = np.concatenate([rest.images, held.images])[:, 0, 0, 0]
-    assert sorted(together.tolist()) == list(range(74))
+    assert sorted(together.tolist()) == list(range(79))
     again = data.holdout(0.2, seed=0)[1]
     np.testing.assert_array_equal(again.images, held.images)
     assert not np.array_equal(data.holdout(0.2, seed=1)[1].images, held.images)

@@ -274,6 +274,14 @@ def test_an_unknown_format_version_is_refused_with_both_numbers(gallery: Gallery
         Gallery.open(gallery.path)
 
 
+def test_bad_queries_are_refused(gallery: Gallery) -> None:
+    with pytest.raises(VectorError, match="k is 0"):
+        gallery.search(np.zeros((1, 4)), 0)
+    with pytest.raises(VectorError, match="4 numbers"):
+        gallery.search(np.zeros((1, 3)), 1)
+    assert gallery.search(np.zeros((0, 4)), 2).ids.shape == (0, 2)
+
+
 def test_filters_are_checked(gallery: Gallery) -> None:
     with pytest.raises(FilterError, match="'colour'"):
         gallery.search(np.zeros((1, 4)), 1, where="colour = red")

@@ -125,6 +125,24 @@ def test_find_images_takes_named_files_and_walks_folders(nasty: list[NastyPictur
         find_images([folder / "missing"])
 
 
+def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    (tmp_path / "a" / "closed").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"closed cannot be listed: Permission denied"):
+        find_images([tmp_path])
+
+
 def test_an_unreadable_file_gives_its_reason(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         read_image(tmp_path / "missing.png")

@@ -4,6 +4,7 @@ Heavy imports (torch, faiss, matplotlib) happen inside the commands, so that ``-
 """
 
 import logging
+import sqlite3
 import sys
 from typing import Any
 
@@ -23,6 +24,10 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except (RetrievalError, GalleryError) as error:
             raise click.ClickException(str(error)) from error
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(f"{type(error).__name__}: {error}") from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

@@ -59,8 +59,13 @@ def query(
       retrieval query *.jpg --gallery photos.gallery --sheet answers.png --html answers.html
       retrieval query photo.png --where 'label = cat' --json
     """
+    import torch
+
     from retrieval.search import Searcher
 
+    if len(photos) == 1:
+        # One thread embeds one picture sooner than several have agreed on who does what.
+        torch.set_num_threads(1)
     searcher = Searcher.open(find_gallery(gallery_path), model)
     answers, unreadable = searcher.query_files(photos, k, exact=exact, where=where)
     style = "json" if as_json else style

@@ -15,7 +15,6 @@ from retrieval.config import (
     TrainEmbedConfig,
 )
 
-
 WEIGHTS_SIZE = 224
 """The size of pictures that published weights were trained with."""
 
