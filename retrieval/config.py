@@ -110,7 +110,7 @@ class AugmentConfig(Checked):
 
     flip: bool = choice(True, "mirror left to right, half of the time")
     crop_padding: int = choice(
-        4, "shift by up to this many pixels, up, down, left and right", at_least=0, at_most=128
+        2, "shift by up to this many pixels, up, down, left and right", at_least=0, at_most=128
     )
     padding: str = choice(
         "reflect", "what fills the border of a shifted picture", choices=("reflect", "zero")
@@ -134,7 +134,7 @@ class AugmentConfig(Checked):
     noise: float = choice(
         0.0, "add Gaussian noise of this standard deviation, of a range of 1", at_least=0, at_most=1
     )
-    cutout: int = choice(8, "blank a square of this side, in pixels", at_least=0, at_most=1024)
+    cutout: int = choice(0, "blank a square of this side, in pixels", at_least=0, at_most=1024)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class LossConfig(Checked):
 class FitConfig(Checked):
     """How the numbers are found: optimiser, schedule, precision, length."""
 
-    epochs: int = choice(20, "passes over the training pictures", at_least=1)
+    epochs: int = choice(18, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
         "update rule",
@@ -265,8 +265,7 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
         "image_size": 24,
         "width": 16,
         "flip": False,
-        "crop_padding": 3,
-        "cutout": 0,
+        "crop_padding": 2,
         "padding": "zero",
         "rotation": 10.0,
         "scale": 0.1,
@@ -274,6 +273,6 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
         "batch_size": 200,
         "validation": 0.15,
     },
-    "mnist": {"flip": False, "width": 32, "epochs": 4, "padding": "zero", "cutout": 0},
-    "fashion-mnist": {"width": 32, "epochs": 10, "crop_padding": 2},
+    "mnist": {"flip": False, "width": 32, "epochs": 4, "padding": "zero"},
+    "fashion-mnist": {"width": 32, "epochs": 10},
 }
