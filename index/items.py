@@ -187,17 +187,18 @@ def all_items(db: sqlite3.Connection) -> Iterator[Item]:
 def _item(row: tuple[Any, ...]) -> Item:
     item_id, path, content_hash, size, mtime_ns, label, metadata = row
     return Item(
-        _decode(path),
+        decode(path),
         content_hash,
         size,
         mtime_ns,
-        _decode(label),
+        decode(label),
         json.loads(metadata),
         id=item_id,
     )
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """What ``encode`` was given."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 

@@ -6,10 +6,12 @@ are swept by the next writer.
 """
 
 import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +30,8 @@ from index.neighbors import METRICS, prepare
 from index.vector_index import FLAT, build_index, check_key, index_bytes
 
 LOCK = "writer.lock"
-KEPT = {store.DATABASE, f"{store.DATABASE}-wal", f"{store.DATABASE}-shm", LOCK, "failed.jsonl"}
+OURS = re.compile(r"(vectors|ids)-\d+\.npy|index-\d+(\.faiss|-positions\.npy)|\..+\.part")
+"""Names of files that a writer makes: of these, those that no commit knows of are swept."""
 DTYPES = ("float32", "float16")
 
 
@@ -54,8 +57,9 @@ def create_gallery(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise GalleryError(f"{path} exists already; give --overwrite to replace it")
     # Built aside and renamed: a crash leaves no half gallery under the name.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        shutil.rmtree(left)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     db = store.connect(aside, create=True)
     db.executescript(store.SCHEMA)
@@ -119,8 +123,13 @@ class GalleryWriter:
         vectors = prepare(vectors, self.gallery.dim, self.gallery.metric, "vectors")
         first = settings["next_id"]
         ids = np.arange(first, first + len(items), dtype=np.int64)
+        with np.errstate(over="ignore"):  # checked at once
+            stored = vectors.astype(settings["dtype"])
+        if not np.isfinite(stored).all():
+            largest = float(np.abs(vectors).max())
+            raise VectorError(f"{settings['dtype']} cannot hold {largest:g}; store float32")
         with self._commit(next_id=first + len(items)):
-            self._write_shard(vectors.astype(settings["dtype"]), ids)
+            self._write_shard(stored, ids)
             store.insert_items(self.db, first, items)
         return [int(i) for i in ids]
 
@@ -214,15 +223,15 @@ class GalleryWriter:
 
     def _sweep(self) -> None:
         """Delete files that no commit knows of: leavings of a writer that was killed."""
-        known = {row[0] for row in self.db.execute("SELECT name FROM files")} | KEPT
+        known = {row[0] for row in self.db.execute("SELECT name FROM files")}
         for file in self.path.iterdir():
-            if file.is_file() and file.name not in known:
+            if OURS.fullmatch(file.name) and file.name not in known:
                 file.unlink()
 
     def _write_failures(self) -> None:
         """failed.jsonl says what the database says."""
         rows = self.db.execute("SELECT path, reason FROM failures ORDER BY path").fetchall()
-        lines = (json.dumps({"path": store._decode(p), "reason": r}) + "\n" for p, r in rows)
+        lines = (json.dumps({"path": store.decode(p), "reason": r}) + "\n" for p, r in rows)
         data = "".join(lines).encode()
         file = self.path / "failed.jsonl"
         if rows or file.exists():

@@ -162,6 +162,26 @@ def test_float16_is_stored_and_searched(tmp_path: Path) -> None:
     assert_search_is_right(made, 4)
 
 
+def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    made = make_gallery(tmp_path / "g.gallery", dtype="float16")
+    with made.writer() as writer, pytest.raises(VectorError, match="cannot hold 1e\\+06"):
+        writer.add(np.full((1, 4), 1e6), new_items(0, 1))
+    assert len(made) == 0
+
+
+def test_files_of_others_in_the_folder_are_left_alone(gallery: Gallery) -> None:
+    (gallery.path / "notes.txt").write_text("mine")
+    (gallery.path / "vectors-000099.npy").write_bytes(b"left by a writer that was killed")
+    with gallery.writer():
+        pass
+    assert (gallery.path / "notes.txt").read_text() == "mine"
+    assert not (gallery.path / "vectors-000099.npy").exists()
+    left = gallery.path.parent / ".h.gallery.123.part"
+    left.mkdir()
+    make_gallery(gallery.path.parent / "h.gallery")
+    assert not left.exists()
+
+
 def test_a_second_writer_is_told_who_writes(gallery: Gallery) -> None:
     with (
         gallery.writer(),
