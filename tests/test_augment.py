@@ -7,7 +7,7 @@ from retrieval.augment import _Draws as Draws
 from retrieval.augment import augment, cutout, shift_crop, turn_hue
 from retrieval.config import AugmentConfig
 
-NOTHING = {"flip": False, "crop_padding": 0}
+NOTHING = {"flip": False, "crop_padding": 0, "cutout": 0}
 
 
 def pictures(n: int = 64, size: int = 12) -> torch.Tensor:
