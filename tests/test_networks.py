@@ -178,6 +178,14 @@ def test_embed_images_gives_each_picture_what_it_gets_alone_and_restores_the_mod
     assert embed_images(embedder, images[:0]).shape == (0, 6)
 
 
+def test_embed_images_takes_read_only_and_strided_pictures() -> None:
+    embedder, images = small(), some_images(6)
+    expected = embed_images(embedder, images)
+    images.flags.writeable = False
+    np.testing.assert_array_equal(embed_images(embedder, images), expected)
+    np.testing.assert_array_equal(embed_images(embedder, images[::-1])[::-1], expected)
+
+
 @pytest.mark.parametrize("bad", [some_images(1)[0], some_images(1)[:, :9], some_images(1) / 255])
 def test_embed_images_refuses_other_pictures(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \(N,17,17,3\)"):
