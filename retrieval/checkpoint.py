@@ -57,7 +57,8 @@ def load_embedder(path: Path) -> Embedder:
         embedder = Embedder(EmbedderSpec.from_dict(json.loads(metadata["spec"])))
         embedder.load_state_dict(state)
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} does not describe an embedder of ours: {error}") from error
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise CheckpointError(f"{file} does not describe an embedder of ours: {reason}") from error
     return embedder.eval()
 
 
