@@ -8,11 +8,14 @@ runs/NAME/
     curves.png           the same as a picture
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,7 @@ def load_embedder(path: Path) -> Embedder:
     """
     file = model_file(path)
     metadata, state = _read(file)
-    if _hash(metadata["spec"], state) != metadata.get("embedder_id"):
+    if _hash(metadata["spec"], state) != metadata["embedder_id"]:
         raise CheckpointError(
             f"{file} is damaged: its weights do not match the checksum in its header; copy it again"
         )
@@ -54,14 +57,19 @@ def load_embedder(path: Path) -> Embedder:
         embedder = Embedder(EmbedderSpec.from_dict(json.loads(metadata["spec"])))
         embedder.load_state_dict(state)
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} does not describe an embedder of ours: {error}") from error
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise CheckpointError(f"{file} does not describe an embedder of ours: {reason}") from error
     return embedder.eval()
 
 
 def embedder_id(path: Path) -> str:
-    """The SHA-256 over spec and weights of a saved embedder, in hexadecimal."""
-    metadata, _ = _read(model_file(path))
-    return metadata["embedder_id"]
+    """The SHA-256 over spec and weights of a saved embedder, in hexadecimal.
+
+    It is read from the header; whether it is true of the weights, ``load_embedder`` finds out.
+    """
+    file = model_file(path)
+    with _opened(file) as opened:
+        return _metadata(file, opened)["embedder_id"]
 
 
 def model_file(path: Path) -> Path:
@@ -79,18 +87,31 @@ def model_file(path: Path) -> Path:
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with _opened(file) as opened:
+        metadata = _metadata(file, opened)
+        return metadata, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            yield opened
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _metadata(file: Path, opened: Any) -> dict[str, str]:
+    metadata: dict[str, str] = opened.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{file} has format {metadata.get('format', 'none')!r}, this version reads {FORMAT!r}; "
             "it was written by a newer version, or by another program"
         )
-    return metadata, state
+    missing = {"spec", "embedder_id"} - set(metadata)
+    if missing:
+        raise CheckpointError(f"{file} is damaged: its header has no {min(missing)}; copy it again")
+    return metadata
 
 
 def _hash(spec: str, state: dict[str, Tensor]) -> str:
@@ -147,6 +168,11 @@ class Run:
         if not file.exists():
             return None
         try:
+            # torch does not look at the checksums of the zip file that it writes.
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)

@@ -5,6 +5,7 @@ The command line builds its options from these fields, so an option's name is it
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,8 +33,10 @@ class Checked:
     """Range checks and JSON for a frozen dataclass whose fields are made by ``choice``."""
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
+            _check_kind(item.name, hints[item.name], value)
             if value is not None:
                 _check_choice(item, value)
 
@@ -45,8 +48,10 @@ class Checked:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The configuration that ``to_dict`` wrote.
 
-        Raises ConfigError for an unknown key or a value out of range.
+        Raises ConfigError for an unknown key, a value of another kind, or one out of range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} is {values!r}; it must be a mapping of its fields")
         hints = typing.get_type_hints(cls)
         unknown = sorted(set(values) - set(hints))
         if unknown:
@@ -62,8 +67,29 @@ def _from_json(kind: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_kind(name: str, kind: Any, value: Any) -> None:
+    if not _is_of(kind, value):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        what = wanted.get(kind, str(getattr(kind, "__name__", kind)))
+        what = "numbers" if typing.get_origin(kind) is tuple else what
+        raise ConfigError(f"{_option(name)} is {value!r}; it must be {what}")
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(float, number) for number in value)
+    if kind in (int, float):  # True is an int to Python, and 3 will do for a float
+        numbers = (int, float) if kind is float else int
+        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _check_choice(item: dataclasses.Field[Any], value: Any) -> None:
-    option = f"--{item.name.replace('_', '-')}"
+    option = _option(item.name)
     choices, at_least, at_most = (item.metadata.get(k) for k in ("choices", "at_least", "at_most"))
     if choices and value not in choices:
         raise ConfigError(f"{option} is {value!r}; it can be {', '.join(choices)}")
@@ -101,7 +127,14 @@ class EmbedderSpec(Checked):
     image_size: int = choice(32, "side of the square pictures that enter the network, in pixels",
                              at_least=8, at_most=1024)  # fmt: skip
     mean: tuple[float, ...] = choice((0.5, 0.5, 0.5), "mean of red, green, blue in [0, 1]")
-    std: tuple[float, ...] = choice((0.25, 0.25, 0.25), "their standard deviation")
+    std: tuple[float, ...] = choice((0.25, 0.25, 0.25), "their standard deviation", at_least=0.001)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mean", "std"):
+            numbers = getattr(self, name)
+            if len(numbers) != 3:
+                raise ConfigError(f"--{name} has {len(numbers)} numbers; it must have 3")
 
 
 @dataclass(frozen=True)

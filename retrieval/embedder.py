@@ -69,7 +69,8 @@ def embed_images(embedder: Embedder, images: np.ndarray, *, batch_size: int = 25
     out = np.empty((len(images), embedder.spec.embedding_dim), np.float32)
     try:
         for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+            # A copy, because memory-mapped pictures may be read-only, which torch warns of.
+            batch = torch.from_numpy(images[start : start + batch_size].copy())
             batch = embedder.standardise(batch.to(embedder.mean.device).permute(0, 3, 1, 2))
             out[start : start + len(batch)] = embedder.embed(batch).cpu().numpy()
     finally:

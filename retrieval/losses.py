@@ -107,6 +107,9 @@ class EmbeddingLoss(nn.Module):
         self.miner = MINERS[config.mining]
         self.criterion = triplet_criterion(distance, config.margin)
         self.weights = list(weights)
+        on_weights = config.norm_penalty != "none" and config.norm_penalty_on == "weights"
+        if on_weights and not self.weights:
+            raise ValueError("a norm penalty on weights needs at least one tensor of weights")
         self.softmax: CentreSoftmax | None = None
         if n_classes and config.softmax_weight:
             self.softmax = CentreSoftmax(dim, n_classes, config.temperature, config.label_smoothing)

@@ -10,8 +10,9 @@ def class_balanced_batches(
 
     P is ``classes_per_batch``, or the number of classes where there are fewer; K is
     ``batch_size`` // P, at least 2. Every row stands in the epoch at least once. Where classes are
-    of one size and K divides it, exactly once; otherwise rows of small classes come again, freshly
-    shuffled, until the large ones are through. The number of batches depends on the labels alone.
+    of one size, K divides it, and P their number, exactly once; otherwise rows of small classes come
+    again, freshly shuffled, until the large ones are through. A batch has a row twice only where its
+    class has fewer than K. The number of batches depends on the labels alone.
     Raises ValueError where there are fewer than two classes.
     """
     classes, counts = np.unique(labels, return_counts=True)
@@ -22,7 +23,7 @@ def class_balanced_batches(
     rows_of = {c: np.flatnonzero(labels == c) for c in classes}
     groups = {c: -(-n // per_class) for c, n in zip(classes, counts, strict=True)}
     schedule = _schedule(groups, n_classes, rng)
-    draws = {c: _draws(rows_of[c], int((schedule == c).sum()) * per_class, rng) for c in classes}
+    draws = {c: _draws(rows_of[c], int((schedule == c).sum()), per_class, rng) for c in classes}
     used = dict.fromkeys(classes, 0)
     batches = np.empty((len(schedule), n_classes * per_class), np.int64)
     for batch, chosen in zip(batches, schedule, strict=True):
@@ -46,10 +47,18 @@ def _schedule(groups: dict[int, int], n_classes: int, rng: np.random.Generator) 
     return np.stack(batches)[order]
 
 
-def _draws(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``n`` rows: shuffled passes over all of them, one after another."""
-    passes = -(-n // len(rows))
-    return np.concatenate([rng.permutation(rows) for _ in range(passes)])[:n]
+def _draws(rows: np.ndarray, groups: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Groups of ``size`` rows: shuffled passes over all of them, one after another.
+
+    Where a pass ends within a group, the rows that are in that group come last in the next pass.
+    """
+    drawn = np.empty(0, np.int64)
+    while len(drawn) < groups * size:
+        shuffled = rng.permutation(rows)
+        group = drawn[len(drawn) - len(drawn) % size :]
+        late = np.isin(shuffled, group)
+        drawn = np.concatenate([drawn, shuffled[~late], shuffled[late]])
+    return drawn[: groups * size]
 
 
 def shuffled_batches(n: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:

@@ -57,7 +57,7 @@ class Task:
 def fit(task: Task, config: FitConfig, state: dict[str, Any] | None = None) -> bool:
     """Train to the end; True if it came there, False if Ctrl-C stopped it (the state is saved).
 
-    Raises TrainingError where a loss is not finite.
+    Raises TrainingError where a loss is not finite or ``state`` is that of another run.
     """
     progress = _Progress(task, config)
     if state is not None:
@@ -99,6 +99,7 @@ class _Progress:
             "loss": self.task.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
+            "steps": self.task.batches.steps,
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
@@ -108,6 +109,23 @@ class _Progress:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``. Raises TrainingError where it is that of another run."""
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())  # torch writes several lines
+            raise TrainingError(
+                f"the saved state does not fit what is trained ({reason}); start afresh with "
+                "--overwrite"
+            ) from error
+        if state["steps"] != self.task.batches.steps:
+            raise TrainingError(
+                f"the run was started with {state['steps']} batches an epoch, and now there are "
+                f"{self.task.batches.steps}: the pictures have changed; put them back, or start "
+                "afresh with --overwrite"
+            )
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.task.module.load_state_dict(state["module"])
         self.task.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,13 +1,15 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import functional as tv
 
 from retrieval.augment import _Draws as Draws
-from retrieval.augment import augment, cutout, shift_crop, turn_hue
+from retrieval.augment import augment, cutout, rotate_and_scale, shift_crop, turn_hue
 from retrieval.config import AugmentConfig
 
-NOTHING = {"flip": False, "crop_padding": 0}
+NOTHING = {"flip": False, "crop_padding": 0, "cutout": 0}
 
 
 def pictures(n: int = 64, size: int = 12) -> torch.Tensor:
@@ -150,3 +152,107 @@ def test_cutout_blanks_one_square_that_may_reach_over_the_border() -> None:
     for hole in holes[:20]:
         rows, columns = hole.any(1).sum(), hole.any(0).sum()
         assert hole.sum() == rows * columns
+
+
+def test_identity_turn_and_zoom_change_nothing() -> None:
+    for size in (8, 9):
+        images = pictures(3, size)
+        out = run(images, rotation_angles=(0.0,))
+        torch.testing.assert_close(out, images.float(), rtol=0, atol=0.02)
+
+
+def test_one_right_angle_is_counter_clockwise_in_every_picture() -> None:
+    for size in (8, 9):
+        images = pictures(3, size)
+        out = run(images, rotation_angles=(90.0,))
+        expected = torch.rot90(images.float(), 1, (2, 3))
+        torch.testing.assert_close(out, expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zero"])
+def test_turning_and_zooming_equal_a_loop_over_pixels(padding: str) -> None:
+    images, size = pictures(2, 7), 7
+    config = AugmentConfig(rotation=40, scale=0.3, padding=padding)
+    out = rotate_and_scale(images.float(), config, draws(2)).numpy()
+    same = draws(2)
+    degrees, zooms = same.uniform(-40, 40), 1 + same.uniform(-0.3, 0.3)
+
+    def pixel(image: np.ndarray, row: int, column: int) -> np.ndarray:
+        if 0 <= row < size and 0 <= column < size:
+            return image[:, row, column]
+        return np.zeros(3)
+
+    for image, found, degree, zoom in zip(images.numpy(), out, degrees, zooms, strict=True):
+        cos, sin = math.cos(math.radians(degree)) / zoom, math.sin(math.radians(degree)) / zoom
+        for row in range(size):
+            for column in range(size):
+                x, y = column - 3, row - 3  # from the centre
+                source = [float(sin * x + cos * y + 3), float(cos * x - sin * y + 3)]
+                if padding == "reflect":  # about the outer edge of the border pixels
+                    source = [
+                        min(max(abs(s + 0.5) - 0.5, 0), size - 1) if s < 3 else s for s in source
+                    ]
+                    source = [min(size - 0.5 - abs(size - 0.5 - s), size - 1) for s in source]
+                top, left = math.floor(source[0]), math.floor(source[1])
+                down, right = source[0] - top, source[1] - left
+                expected = (
+                    (1 - down) * (1 - right) * pixel(image, top, left)
+                    + (1 - down) * right * pixel(image, top, left + 1)
+                    + down * (1 - right) * pixel(image, top + 1, left)
+                    + down * right * pixel(image, top + 1, left + 1)
+                )
+                np.testing.assert_allclose(found[:, row, column], expected, atol=0.02)
+
+
+def test_scale_zooms_in_and_out() -> None:
+    dot = torch.zeros(200, 3, 15, 15, dtype=torch.uint8)
+    dot[:, :, 5:10, 5:10] = 255  # 25 pixels
+    areas = run(dot, scale=0.4, padding="zero")[:, 0].sum((1, 2)) / 255
+    assert 0.36 * 25 * 0.9 < float(areas.min()) < 15
+    assert 40 < float(areas.max()) < 1.96 * 25 * 1.1
+
+
+def test_hue_equals_a_turn_about_the_grey_axis_step_by_step() -> None:
+    images = pictures(3, 4).float() * 0.3 + 90  # far from the ends of the range: nothing is cut
+    turns = torch.tensor([0.2, -0.35, 0.5])
+    found = turn_hue(images, turns)
+    axis = np.ones(3) / math.sqrt(3)
+    for picture, out, turn in zip(images.double().numpy(), found.numpy(), turns, strict=True):
+        angle = 2 * math.pi * float(turn)
+        for row in range(4):
+            for column in range(4):
+                v = picture[:, row, column]  # Rodrigues' formula
+                expected = (
+                    v * math.cos(angle)
+                    + np.cross(axis, v) * math.sin(angle)
+                    + axis * (axis @ v) * (1 - math.cos(angle))
+                )
+                np.testing.assert_allclose(out[:, row, column], expected, atol=1e-3)
+
+
+def test_three_turns_of_a_third_come_home() -> None:
+    images, third = pictures(4).float(), torch.full((4,), 1 / 3)
+    once = turn_hue(images, third)
+    torch.testing.assert_close(once, images.roll(1, dims=1), rtol=0, atol=1e-2)
+    torch.testing.assert_close(turn_hue(turn_hue(once, third), third), images, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize(("padding", "border"), [("zero", True), ("reflect", False)])
+def test_only_zero_padding_brings_black_in(padding: str, border: bool) -> None:
+    white = torch.full((50, 3, 12, 12), 255, dtype=torch.uint8)
+    for settings in ({"crop_padding": 3}, {"rotation": 45.0}, {"scale": 0.5}):
+        assert bool((run(white, padding=padding, **settings) < 200).any()) is border
+
+
+def test_a_cutout_larger_than_the_picture_and_a_hole_of_one_pixel() -> None:
+    assert (run(pictures(5), cutout=100) == 127.5).all()
+    holes = cutout(torch.zeros(50, 3, 12, 12), 1, draws(50)) == 127.5
+    assert holes.flatten(1).sum(1).tolist() == [3] * 50  # one pixel, three channels
+    assert len({tuple(hole[0].nonzero()[0].tolist()) for hole in holes}) > 20
+
+
+def test_the_pictures_given_stay_as_they_were() -> None:
+    images = pictures(8)
+    before = images.clone()
+    run(images, **EVERYTHING)
+    assert torch.equal(images, before)

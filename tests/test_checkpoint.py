@@ -1,6 +1,10 @@
+import contextlib
+import dataclasses
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -101,3 +105,98 @@ def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
         (tmp_path / "last.pt").write_bytes(data)
         with pytest.raises(CheckpointError, match="--overwrite"):
             run.load_state()
+
+
+def flip(data: bytes, place: int, bit: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+
+
+def test_a_flipped_bit_anywhere_in_a_model_is_found(file: Path) -> None:
+    data = file.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    rng = np.random.default_rng(0)
+    for turn in range(120):
+        place = int(rng.integers(0, len(data) if turn % 3 == 0 else header))
+        file.write_bytes(flip(data, place, int(rng.integers(8))))
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+            load_embedder(file)
+        with contextlib.suppress(CheckpointError):  # never a KeyError or the like
+            embedder_id(file)
+
+
+def test_a_header_without_spec_or_identity_is_damaged(file: Path) -> None:
+    tensors, spec = load_file(file), json.dumps(EmbedderSpec().to_dict())
+    for header, missing in [({}, "embedder_id"), ({"spec": spec}, "embedder_id")]:
+        save_file(tensors, file, {"format": "retrieval-embedder-1"} | header)
+        for read in (load_embedder, embedder_id):
+            with pytest.raises(CheckpointError, match=f"header has no {missing}"):
+                read(file)
+
+
+def test_weights_of_another_spec_are_refused_though_their_checksum_is_right(
+    file: Path, tmp_path: Path
+) -> None:
+    embedder = load_embedder(file)
+    embedder.spec = dataclasses.replace(embedder.spec, embedding_dim=9)
+    save_embedder(embedder, tmp_path / "lie.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not describe.*projection.*\[9, 32\]"):
+        load_embedder(tmp_path / "lie.safetensors")
+
+
+def test_the_layout_in_memory_does_not_change_what_is_saved(file: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    save_embedder(load_embedder(file).to(memory_format=torch.channels_last), again)
+    assert embedder_id(again) == embedder_id(file)
+    for name, tensor in load_file(file).items():
+        assert torch.equal(load_file(again)[name], tensor)
+
+
+def test_a_flipped_bit_in_a_saved_state_is_found_or_harmless(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    tensor = torch.randn(100)
+    run.save_state({"history": [], "x": tensor})
+    data = (tmp_path / "last.pt").read_bytes()
+    start = data.index(tensor.numpy().tobytes())
+    rng = np.random.default_rng(0)
+    refused = 0
+    for turn in range(150):
+        inside = turn % 2 == 0
+        place = int(rng.integers(start, start + 400) if inside else rng.integers(len(data)))
+        (tmp_path / "last.pt").write_bytes(flip(data, place, int(rng.integers(8))))
+        try:
+            state = run.load_state()
+        except CheckpointError:
+            refused += 1
+        else:
+            assert not inside
+            assert torch.equal(state["x"], tensor)
+            assert state["history"] == []
+    assert refused >= 75
+
+
+def test_a_saved_state_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    torch.save({"history": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        Run(tmp_path).load_state()
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"fit": {"epochs": "x"}}', "\ufffe"])
+def test_a_configuration_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-16")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Run(tmp_path).config()
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Run(tmp_path).config()
+
+
+def test_starting_anew_forgets_the_older_run(tmp_path: Path, file: Path) -> None:
+    run = Run(file.parent)
+    run.start(TrainEmbedConfig())
+    assert not file.exists()
+    assert [path.name for path in run.folder.iterdir()] == ["config.json"]

@@ -2,7 +2,13 @@ import dataclasses
 
 import pytest
 
-from retrieval.config import DATASET_SETTINGS, AugmentConfig, FitConfig, TrainEmbedConfig
+from retrieval.config import (
+    DATASET_SETTINGS,
+    AugmentConfig,
+    EmbedderSpec,
+    FitConfig,
+    TrainEmbedConfig,
+)
 from retrieval.errors import ConfigError
 
 
@@ -53,3 +59,47 @@ def test_unknown_keys_are_refused() -> None:
         TrainEmbedConfig.from_dict({"augment": {"flop": True}})
     with pytest.raises(dataclasses.FrozenInstanceError):
         AugmentConfig().flip = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fit": {"epochs": "ten"}}, "--epochs is 'ten'; it must be a whole number"),
+        ({"fit": {"epochs": 2.5}}, "--epochs is 2.5; it must be a whole number"),
+        ({"fit": {"epochs": None}}, "--epochs is None; it must be a whole number"),
+        ({"fit": {"epochs": True}}, "--epochs is True; it must be a whole number"),
+        ({"fit": {"lr": "fast"}}, "--lr is 'fast'; it must be a number"),
+        ({"augment": {"flip": 1}}, "--flip is 1; it must be true or false"),
+        ({"augment": {"rotation_angles": 90}}, "--rotation-angles is 90; it must be numbers"),
+        ({"augment": {"rotation_angles": ["a"]}}, "it must be numbers"),
+        ({"loss": {"triplet_weight": float("inf")}}, "--triplet-weight is inf"),
+        ({"embedder": {"pool": ["avg"]}}, r"--pool is \('avg',\); it must be a text"),
+        ({"embedder": {"mean": [0.5, 0.5]}}, "--mean has 2 numbers; it must have 3"),
+        ({"embedder": {"std": [0, 1, 1]}}, "--std is 0; it must be at least 0.001"),
+        ({"weights": 3}, "--weights is 3; it must be str | None"),
+        ({"fit": None}, "--fit is None; it must be FitConfig"),
+        ({"fit": 3}, "--fit is 3; it must be FitConfig"),
+    ],
+)
+def test_values_of_another_kind_are_named(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("|", r"\|")):
+        TrainEmbedConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [[], None, 3, "epochs"])
+def test_what_is_no_mapping_is_refused(values) -> None:
+    with pytest.raises(ConfigError, match="it must be a mapping"):
+        FitConfig.from_dict(values)
+
+
+def test_what_is_left_out_takes_its_default_and_whole_numbers_do_for_others() -> None:
+    assert TrainEmbedConfig.from_dict({}) == TrainEmbedConfig()
+    config = TrainEmbedConfig.from_dict({"fit": {"epochs": 3}, "embedder": {"mean": [0, 1, 0]}})
+    assert config.fit == FitConfig(epochs=3)
+    assert config.embedder == EmbedderSpec(mean=(0, 1, 0))
+    assert TrainEmbedConfig.from_dict({"weights": None}).weights is None
+
+
+def test_values_at_the_ends_of_their_range_are_taken() -> None:
+    assert AugmentConfig(hue=0.5).hue == 0.5
+    assert FitConfig(epochs=1).epochs == 1

@@ -165,3 +165,105 @@ def test_centre_softmax_equals_cross_entropy_of_scaled_cosines() -> None:
 def test_without_classes_there_are_no_centres() -> None:
     assert loss_of(LossConfig(), n_classes=0).softmax is None
     assert list(loss_of(LossConfig(), n_classes=0).parameters()) == []
+
+
+def test_a_penalty_on_no_weights_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        loss_of(LossConfig(norm_penalty="l2", norm_penalty_on="weights"))
+
+
+def circle(*degrees: float) -> torch.Tensor:
+    radians = torch.tensor(degrees, dtype=torch.float64) * math.pi / 180
+    return torch.stack([radians.cos(), radians.sin()], dim=1)
+
+
+def test_angles_on_a_circle_by_hand() -> None:
+    # Two pictures of one class 60° apart, a stranger at 90°: chords of 60° and 90° are 1 and √2,
+    # and the one of 30° is 2 sin 15°. The anchor at 0° is satisfied, the one at 60° is not.
+    raw, labels = circle(0, 60, 90), torch.tensor([0, 0, 1])
+    config = LossConfig(mining="all", margin=0.3, softmax_weight=0, triplet_weight=2.0)
+    terms, figures = call(loss_of(config, bound=lambda x: x), raw, labels)
+    chord = 2 * math.sin(math.pi / 12)
+    assert terms["triplet"].item() == pytest.approx(2 * (1 - chord + 0.3), abs=1e-5)
+    assert figures["active_triplets"] == 0.5
+    assert figures["positive_distance"] == pytest.approx(1)
+    assert figures["negative_distance"] == pytest.approx((math.sqrt(2) + chord) / 2)
+    assert figures["embedding_norm"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_values_and_gradients_are_torchs_own_on_triplets_chosen_by_hand(distance: str) -> None:
+    x = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    judge = nn.functional.triplet_margin_loss
+    outcomes = []
+    for ours in (True, False):
+        a, p, n = (part.clone().requires_grad_() for part in x.split(3))
+        if ours:
+            loss = triplet_criterion(distance, 2.0)(a, p, n).mean()
+        else:
+            loss = judge(a, p, n, margin=2.0, p=1 if distance == "l1" else 2)
+        loss.backward()
+        outcomes.append([loss.detach(), a.grad, p.grad, n.grad])
+    torch.testing.assert_close(outcomes[0], outcomes[1])
+
+
+def test_the_gradient_of_the_squared_distance_by_hand() -> None:
+    def squared(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y).square().sum(-1)
+
+    a, p, n = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]], [[0.0, 1.0]]], requires_grad=True).unbind()
+    losses = triplet_criterion(squared, 0.5)(a, p, n)
+    assert losses.tolist() == [1.5]  # 2 − 1 + 0.5
+    gradients = torch.autograd.grad(losses.sum(), (a, p, n))
+    # d/da = 2(n − p), d/dp = 2(p − a), d/dn = −2(n − a)
+    assert [g.tolist() for g in gradients] == [[[-2.0, 0.0]], [[2.0, 2.0]], [[0.0, -2.0]]]
+
+
+def test_a_loss_of_exactly_zero_is_not_active() -> None:
+    raw = torch.tensor([[0.0], [1.0], [2.0]])  # 1 − 2 + 1 = 0 for the first anchor
+    config = LossConfig(mining="all", margin=1.0, softmax_weight=0)
+    loss = loss_of(config, lambda x, y: (x - y).abs().sum(-1), bound=lambda x: x)
+    terms, figures = call(loss, raw, torch.tensor([0, 0, 1]))
+    assert terms["triplet"].item() == 1.0  # the second anchor's: 1 − 1 + 1
+    assert figures["active_triplets"] == 0.5
+
+
+def test_a_distance_that_learns_is_trained_with_the_loss() -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5))
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return ((x - y) * self.weight).abs().sum(-1)
+
+    loss = loss_of(LossConfig(margin=5.0), Weighted(), n_classes=0)
+    terms, _ = call(loss, torch.randn(6, 5), torch.arange(6) % 2)
+    terms["triplet"].backward()
+    assert [p.grad is not None for p in loss.parameters()] == [True]
+
+
+def test_label_smoothing_is_that_of_cross_entropy() -> None:
+    torch.manual_seed(0)
+    softmax = CentreSoftmax(5, 3, temperature=0.2, label_smoothing=0.3)
+    x, labels = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
+    expected = 0.0
+    for row, label in zip(x, labels.tolist(), strict=True):
+        cosines = [float(row @ c / row.norm() / c.norm()) / 0.2 for c in softmax.centres.detach()]
+        log_sum = math.log(sum(math.exp(c) for c in cosines))
+        for index, cosine in enumerate(cosines):
+            expected += ((0.7 if index == label else 0) + 0.1) * (log_sum - cosine) / 4
+    assert softmax(x, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_terms_scale_them_and_0_leaves_the_softmax_out() -> None:
+    torch.manual_seed(0)
+    raw, labels = torch.randn(6, 5), torch.arange(6) % 3
+    one, _ = call(loss_of(LossConfig(norm_penalty="l1", norm_penalty_weight=1.0)), raw, labels)
+    config = LossConfig(
+        triplet_weight=3, softmax_weight=0.5, norm_penalty="l1", norm_penalty_weight=2.0
+    )
+    other, _ = call(loss_of(config), raw, labels)
+    ratios = {name: (other[name] / one[name]).item() for name in one}
+    assert ratios == pytest.approx({"triplet": 3, "softmax": 0.5, "norm_penalty": 2})
+    assert loss_of(LossConfig(softmax_weight=0)).softmax is None

@@ -83,7 +83,7 @@ def test_parameters_are_torchvisions_without_its_head() -> None:
 def test_whitening_makes_patches_uncorrelated() -> None:
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(3, 3, generator=generator)
-    images = torch.einsum("ij,bjhw->bihw", mix, torch.randn(64, 3, 9, 9, generator=generator))
+    images = torch.einsum("ij,bjhw->bihw", mix, torch.randn(70, 3, 9, 9, generator=generator))
     images = nn.functional.avg_pool2d(images, 2, 1)  # neighbours are alike
     backbone = FastResNet(8)
     backbone.whiten_from(images, eps=0.0)
@@ -92,6 +92,15 @@ def test_whitening_makes_patches_uncorrelated() -> None:
     first, second = white[:12], white[12:]
     torch.testing.assert_close(first.cov(), torch.eye(12), atol=0.02, rtol=0)
     torch.testing.assert_close(first, -second)
+    patches = [
+        image[:, i : i + 2, j : j + 2].flatten()
+        for image in images
+        for i in range(7)
+        for j in range(7)
+    ]
+    slow = np.cov(np.stack(patches).T.astype(np.float64))
+    filters = backbone.whiten.weight[:12].detach().flatten(1).double().numpy()
+    np.testing.assert_allclose(filters @ slow @ filters.T, np.eye(12), atol=1e-4)
     backbone.whiten_from(torch.zeros(2, 3, 4, 4))  # pictures of one colour
     assert torch.isfinite(backbone.whiten.weight).all()
 
@@ -176,6 +185,14 @@ def test_embed_images_gives_each_picture_what_it_gets_alone_and_restores_the_mod
     alone = np.concatenate([embed_images(embedder, images[i : i + 1]) for i in range(7)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert embed_images(embedder, images[:0]).shape == (0, 6)
+
+
+def test_embed_images_takes_read_only_and_strided_pictures() -> None:
+    embedder, images = small(), some_images(6)
+    expected = embed_images(embedder, images)
+    images.flags.writeable = False
+    np.testing.assert_array_equal(embed_images(embedder, images), expected)
+    np.testing.assert_array_equal(embed_images(embedder, images[::-1])[::-1], expected)
 
 
 @pytest.mark.parametrize("bad", [some_images(1)[0], some_images(1)[:, :9], some_images(1) / 255])

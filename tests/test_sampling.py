@@ -60,3 +60,29 @@ def test_shuffled_batches_have_each_row_at_most_once() -> None:
     assert len(set(batches.ravel().tolist())) == 20
     assert shuffled_batches(3, 5, np.random.default_rng(0)).shape == (1, 3)
     assert shuffled_batches(0, 5, np.random.default_rng(0)).shape[0] == 0
+
+
+@pytest.mark.parametrize("counts", [[5] * 4, [4, 9, 30, 6], [7, 11, 4, 4]])
+def test_a_batch_has_no_picture_twice_where_classes_are_large_enough(counts: list[int]) -> None:
+    for seed in range(20):
+        batches, labels = batches_of(counts, 4, 16, seed)
+        for batch in batches:  # a picture would else be its own positive
+            assert len(set(batch.tolist())) == 16
+        assert set(batches.ravel().tolist()) == set(range(len(labels)))
+
+
+def test_classes_that_p_does_not_divide_come_again() -> None:
+    batches, _ = batches_of([2] * 3, 2, 4)
+    assert batches.shape == (2, 4)
+    assert Counter(Counter(batches.ravel().tolist()).values()) == {1: 4, 2: 2}
+
+
+def test_a_class_of_one_fills_its_group_with_its_only_row() -> None:
+    batches, labels = batches_of([1, 4], 2, 4)
+    only = int(np.flatnonzero(labels == 0)[0])
+    assert [batch.tolist().count(only) for batch in batches] == [2, 2]
+
+
+def test_no_rows_are_an_error() -> None:
+    with pytest.raises(ValueError, match="found 0 class"):
+        class_balanced_batches(np.empty(0, np.int64), 2, 4, np.random.default_rng(0))

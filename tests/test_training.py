@@ -1,15 +1,25 @@
+import copy
 import dataclasses
 import math
 import os
 import signal
+import threading
 
 import pytest
 import torch
 from torch import nn
 
+from retrieval import training
 from retrieval.config import FitConfig
 from retrieval.errors import TrainingError
-from retrieval.training import Task, fit, learning_rate_factor, parameter_groups, step_seed
+from retrieval.training import (
+    Task,
+    build_optimizer,
+    fit,
+    learning_rate_factor,
+    parameter_groups,
+    step_seed,
+)
 
 QUICK = FitConfig(epochs=3, lr=0.05, ema=0.9, precision="fp32", weight_decay=1e-3)
 
@@ -56,8 +66,6 @@ class Recorder:
         )  # fmt: skip
 
     def keep(self, state: dict) -> None:
-        import copy
-
         self.states.append(copy.deepcopy(state))
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -116,7 +124,6 @@ def test_ctrl_c_and_resume_end_where_an_uninterrupted_run_ends(
     assert not fit(stopped.task, config)
     assert len(stopped.steps) == stop_at
     resumed = Recorder()
-    resumed.task.module.apply(lambda m: None)
     assert fit(resumed.task, config, stopped.states[-1])
     assert_same(resumed.result(), calm.result())
 
@@ -191,3 +198,156 @@ def test_bf16_trains_too() -> None:
     fit(recorder.task, dataclasses.replace(QUICK, precision="bf16", epochs=8))
     history = recorder.states[-1]["history"]
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_a_run_resumes_from_each_of_its_steps(monkeypatch) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)  # save after every step
+    calm = Recorder()
+    fit(calm.task, QUICK)
+    assert len(calm.states) == 15
+    for state in calm.states[:-1]:
+        resumed = Recorder()
+        with torch.no_grad():
+            for tensor in resumed.task.module.state_dict().values():
+                tensor.fill_(7)  # nothing of a fresh module may matter
+        torch.manual_seed(1234)
+        assert fit(resumed.task, QUICK, copy.deepcopy(state))
+        assert_same(resumed.result(), calm.result())
+
+
+def test_ctrl_c_in_the_last_step_finishes_and_the_old_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert fit(Recorder(stop_at=15).task, QUICK)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(TrainingError):
+        fit(Recorder(scale=math.nan).task, QUICK)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    recorder = Recorder(stop_at=2)
+    recorder.keep = lambda state: os.kill(os.getpid(), signal.SIGINT)
+    recorder.task.save_state = recorder.keep
+    with pytest.raises(KeyboardInterrupt):
+        fit(recorder.task, QUICK)
+    assert len(recorder.steps) == 2
+
+
+def test_training_works_in_a_thread_where_no_signal_arrives() -> None:
+    recorder, finished = Recorder(), []
+    thread = threading.Thread(target=lambda: finished.append(fit(recorder.task, QUICK)))
+    thread.start()
+    thread.join()
+    assert finished == [True]
+
+
+def test_the_state_of_another_run_is_refused() -> None:
+    calm = Recorder()
+    fit(calm.task, QUICK)
+    state = calm.states[0]
+    other = Recorder()
+    other.task.module = nn.Linear(4, 1)
+    with pytest.raises(TrainingError, match=r"does not fit.*--overwrite"):
+        fit(other.task, QUICK, state)
+    with pytest.raises(TrainingError, match=r"does not fit.*'module'"):
+        fit(Recorder().task, QUICK, {"weights": 1})
+    with pytest.raises(TrainingError, match="does not fit"):
+        fit(Recorder().task, QUICK, state | {"average": None})
+    with pytest.raises(TrainingError, match="4 batches an epoch, and now there are 5"):
+        fit(Recorder().task, QUICK, state | {"steps": 4})
+
+
+class Fixed:
+    """One batch again and again."""
+
+    steps = 2
+
+    def __call__(self, epoch: int, step: int):
+        return torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])
+
+
+class Squared(nn.Module):
+    def forward(self, outputs, targets, generator):
+        return {"squared": (outputs - targets).square().sum()}, {}
+
+
+def fixed_task(weight: tuple[float, float], saved: list[dict]) -> Task:
+    module = nn.Linear(2, 1)
+    module.weight.data, module.bias.data = torch.tensor([weight]), torch.zeros(1)
+    return Task(
+        module=module, loss=Squared(), batches=Fixed(), validate=lambda m: {}, score="score",
+        save_best=lambda m: None, save_state=lambda state: saved.append(copy.deepcopy(state)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("clip", "decay"), [(0.0, 0.0), (0.5, 0.0), (100.0, 0.0), (0.0, 0.1)])
+def test_steps_averages_clipping_and_decay_by_arithmetic(clip: float, decay: float) -> None:
+    saved: list[dict] = []
+    task = fixed_task((0.5, -0.5), saved)
+    config = FitConfig(
+        epochs=2, optimizer="sgd", lr=0.02, momentum=0.5, weight_decay=decay, clip_norm=clip,
+        schedule="onecycle", warmup=0.5, ema=0.75, precision="fp32",
+    )  # fmt: skip
+    fit(task, config)
+    w, velocity, average = [0.5, -0.5, 0.0], [0.0] * 3, None
+    for factor in (0.1, 0.55, 1.0, 0.5):
+        error = w[0] + 2 * w[1] + w[2] - 3
+        gradient = [2 * error, 4 * error, 2 * error]
+        size = math.hypot(*gradient)
+        if clip and size > clip:
+            gradient = [g * clip / size for g in gradient]
+        gradient = [g + decay * x for g, x in zip(gradient[:2], w[:2], strict=True)] + gradient[2:]
+        velocity = [0.5 * v + g for v, g in zip(velocity, gradient, strict=True)]
+        w = [x - 0.02 * factor * v for x, v in zip(w, velocity, strict=True)]
+        average = w if average is None else [
+            0.75 * a + 0.25 * x for a, x in zip(average, w, strict=True)
+        ]  # fmt: skip
+    module, mean = saved[-1]["module"], saved[-1]["average"]
+    assert [*module["weight"][0].tolist(), module["bias"].item()] == pytest.approx(w, abs=1e-5)
+    found = [*mean["module.weight"][0].tolist(), mean["module.bias"].item()]
+    assert found == pytest.approx(average, abs=1e-5)
+    assert saved[-1]["history"][-1]["lr"] == pytest.approx(0.01)
+
+
+def test_averaging_covers_statistics_and_validation_sees_the_average() -> None:
+    recorder = Recorder()
+    fit(recorder.task, QUICK)
+    average = recorder.states[-1]["average"]
+    assert not torch.equal(average["module.1.running_mean"], recorder.result()[2])
+    assert torch.equal(recorder.best[-1][1].running_mean, average["module.1.running_mean"])
+    recorder.best[-1].eval()
+    assert (
+        recorder.validate(recorder.best[-1])["score"] == recorder.states[-1]["history"][-1]["score"]
+    )
+
+
+def test_the_best_is_saved_when_it_is_as_good_and_not_when_it_is_worse() -> None:
+    recorder, scores = Recorder(), iter([1.0, 0.5, 1.0, 2.0])
+    saved: list[int] = []
+    recorder.task.validate = lambda module: {"score": next(scores)}
+    recorder.task.save_best = lambda module: saved.append(len(recorder.states))
+    fit(recorder.task, dataclasses.replace(QUICK, epochs=4))
+    assert saved == [0, 2, 3]
+    assert recorder.states[-1]["best"] == 2.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "onecycle"])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 0.9])
+def test_rates_rise_once_then_never_and_stay_positive(schedule: str, warmup: float) -> None:
+    factors = [learning_rate_factor(schedule, warmup, done / 200) for done in range(200)]
+    assert all(0 < factor <= 1 for factor in factors)
+    start = round(warmup * 200)
+    rising, falling = factors[:start], factors[start:]
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+    if warmup:
+        assert factors[0] == pytest.approx(0.1)
+    if schedule != "step" or warmup < 0.5:
+        assert falling[0] == pytest.approx(1.0)
+
+
+def test_nesterov_without_momentum_is_plain_descent() -> None:
+    module = nn.Linear(2, 1)
+    config = FitConfig(optimizer="nesterov", momentum=0.0)
+    optimizer = build_optimizer(config, parameter_groups(module, nn.Identity(), config))
+    assert optimizer.defaults["nesterov"] is False

@@ -58,10 +58,16 @@ class FastResNet(nn.Module):
         Its filters are the eigenvectors of the covariance of 2×2 patches, divided by the square
         root of their eigenvalues, and the negatives of these. Source: arXiv 2404.00498, §3.2.
         """
-        patches = images.unfold(2, 2, 1).unfold(3, 2, 1)  # (N,3,H−1,W−1,2,2)
-        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
-        patches = patches - patches.mean(0)
-        values, vectors = torch.linalg.eigh(patches.T @ patches / max(len(patches) - 1, 1))
+        n, total = 0, images.new_zeros(12, dtype=torch.float64)
+        products = images.new_zeros(12, 12, dtype=torch.float64)
+        for some in images.split(64):  # the patches of all at once would fill the memory
+            patches = some.unfold(2, 2, 1).unfold(3, 2, 1)  # (n,3,H−1,W−1,2,2)
+            patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+            n += len(patches)
+            total += patches.sum(0)
+            products += patches.T @ patches
+        covariance = (products - total.outer(total) / n) / max(n - 1, 1)
+        values, vectors = torch.linalg.eigh(covariance)
         filters = (vectors / (values + eps).sqrt()).T.reshape(12, 3, 2, 2)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None

@@ -74,7 +74,8 @@ def _load_file(network: nn.Module, name: str, file: Path) -> None:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
         missing, unexpected = network.load_state_dict(state, strict=False)
     except Exception as error:
-        raise CheckpointError(f"cannot read weights of {name} from {file}: {error}") from error
+        reason = " ".join(str(error).split())  # torch writes several lines
+        raise CheckpointError(f"cannot read weights of {name} from {file}: {reason}") from error
     missing = [key for key in missing if not key.startswith("fc.")]
     if missing or unexpected:
         raise CheckpointError(
