@@ -52,13 +52,16 @@ def _draws(rows: np.ndarray, groups: int, size: int, rng: np.random.Generator) -
 
     Where a pass ends within a group, the rows that are in that group come last in the next pass.
     """
-    drawn = np.empty(0, np.int64)
-    while len(drawn) < groups * size:
+    passes: list[np.ndarray] = []
+    drawn, group = 0, rows[:0]
+    while drawn < groups * size:
         shuffled = rng.permutation(rows)
-        group = drawn[len(drawn) - len(drawn) % size :]
         late = np.isin(shuffled, group)
-        drawn = np.concatenate([drawn, shuffled[~late], shuffled[late]])
-    return drawn[: groups * size]
+        passes.append(np.concatenate([shuffled[~late], shuffled[late]]))
+        drawn += len(rows)
+        open_rows = drawn % size
+        group = np.concatenate([group, passes[-1]])[len(group) + len(rows) - open_rows :]
+    return np.concatenate(passes)[: groups * size]
 
 
 def shuffled_batches(n: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
