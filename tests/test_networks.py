@@ -45,6 +45,8 @@ def test_gem_goes_from_average_to_maximum_and_survives_zeros_and_bf16() -> None:
     torch.testing.assert_close(
         gem(features, torch.tensor(200.0)), features.amax((2, 3)), rtol=0.03, atol=0
     )
+    coarse = features.bfloat16()  # the powers are taken in float32 all the same
+    assert torch.equal(GlobalPool("gem")(coarse), GlobalPool("gem")(coarse.float()))
     zeros = torch.zeros(1, 2, 3, 3, dtype=torch.bfloat16, requires_grad=True)
     GlobalPool("gem")(zeros).sum().backward()
     assert torch.isfinite(zeros.grad).all()
@@ -197,6 +199,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch) -> Non
     )
     with pytest.raises(CheckpointError, match=r"are missing.*1 are unknown"):
         build_backbone("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"first: bn1.*0 are unknown"):
+        build_backbone("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
     torch.save(models.resnet18().state_dict(), tmp_path / "w18.pth")
     with pytest.raises(CheckpointError, match="cannot read weights of resnet50") as caught:
         build_backbone("resnet50", stem="stock", weights=str(tmp_path / "w18.pth"))
@@ -257,6 +262,14 @@ def test_embed_images_gives_each_picture_what_it_gets_alone_and_restores_the_mod
     together = embed_images(embedder, images, batch_size=3)
     assert embedder.training
     assert together.dtype == np.float32
+    by_hand = small().eval()
+    pixels = torch.tensor(
+        [[[row.tolist() for row in channel] for channel in np.moveaxis(i, 2, 0)] for i in images],
+        dtype=torch.float32,
+    )
+    with torch.no_grad():
+        expected = by_hand.embed((pixels / 255 - 0.5) / 0.25)
+    np.testing.assert_allclose(together, expected.numpy(), atol=1e-5)
     alone = np.concatenate([embed_images(embedder, images[i : i + 1]) for i in range(7)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert embed_images(embedder, images[:0]).shape == (0, 6)
