@@ -94,9 +94,9 @@ def _check_choice(item: dataclasses.Field[Any], value: Any) -> None:
     if choices and value not in choices:
         raise ConfigError(f"{option} is {value!r}; it can be {', '.join(choices)}")
     for number in value if isinstance(value, tuple) else (value,):
-        if at_least is not None and not number >= at_least:
+        if at_least is not None and number < at_least:
             raise ConfigError(f"{option} is {number}; it must be at least {at_least}")
-        if at_most is not None and not number <= at_most:
+        if at_most is not None and number > at_most:
             raise ConfigError(f"{option} is {number}; it must be at most {at_most}")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval.checkpoint import Run, embedder_id, load_embedder, save_embedder
+from retrieval.checkpoint import Run, _hash, embedder_id, load_embedder, save_embedder
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError
@@ -143,6 +143,19 @@ def test_weights_of_another_spec_are_refused_though_their_checksum_is_right(
         load_embedder(tmp_path / "lie.safetensors")
 
 
+def test_the_identity_covers_names_kinds_and_shapes() -> None:
+    states = [
+        {"a": torch.zeros(2, 3)},
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": torch.zeros(3), "b": torch.zeros(3)},
+    ]
+    assert len({_hash("spec", state) for state in states}) == len(states)
+    both = {"a": torch.ones(1), "b": torch.zeros(1)}
+    assert _hash("spec", both) == _hash("spec", dict(reversed(both.items())))
+
+
 def test_the_layout_in_memory_does_not_change_what_is_saved(file: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     save_embedder(load_embedder(file).to(memory_format=torch.channels_last), again)
@@ -197,6 +210,7 @@ def test_a_configuration_of_another_shape_is_refused(tmp_path: Path, text: str) 
 
 def test_starting_anew_forgets_the_older_run(tmp_path: Path, file: Path) -> None:
     run = Run(file.parent)
+    for name in ("last.pt", "metrics.jsonl", "curves.png"):
+        (run.folder / name).write_bytes(b"old")
     run.start(TrainEmbedConfig())
-    assert not file.exists()
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]

@@ -267,3 +267,13 @@ def test_weights_of_terms_scale_them_and_0_leaves_the_softmax_out() -> None:
     ratios = {name: (other[name] / one[name]).item() for name in one}
     assert ratios == pytest.approx({"triplet": 3, "softmax": 0.5, "norm_penalty": 2})
     assert loss_of(LossConfig(softmax_weight=0)).softmax is None
+
+
+def test_figures_are_of_the_triplets_that_were_mined() -> None:
+    raw = torch.tensor([[0.0], [1.0], [5.0], [2.0]])
+    config = LossConfig(mining="hardest", margin=0.1, softmax_weight=0)
+    loss = loss_of(config, "l1", bound=lambda x: x)
+    _, figures = call(loss, raw, torch.tensor([0, 0, 0, 1]))
+    assert figures["positive_distance"] == pytest.approx((5 + 4 + 5) / 3)
+    assert figures["negative_distance"] == pytest.approx((2 + 1 + 3) / 3)
+    assert figures["embedding_norm"] == pytest.approx(2)

@@ -105,3 +105,55 @@ def test_a_collapsed_batch_is_mined_all_the_same(name: str) -> None:
     found = mined(MINERS[name], torch.zeros(4, 4), labels)
     assert found
     assert set(found) <= valid_triplets(labels)
+
+
+def test_ties_on_a_line_by_hand() -> None:
+    # The anchor at 0 has positives at 1 and 2, and negatives at −1, −2 and −3: a negative just as
+    # far as the positive is not farther, and beyond the last there is only the last.
+    places = torch.tensor([[0.0], [1.0], [2.0], [-1.0], [-2.0], [-3.0]])
+    labels = torch.tensor([0, 0, 0, 1, 2, 3])
+    found = mined(mine_semi_hard, torch.cdist(places, places), labels)
+    assert {t for t in found if t[0] == 0} == {(0, 1, 4), (0, 2, 5)}
+    assert {t for t in found if t[0] == 1} == {(1, 0, 3), (1, 2, 3)}
+    assert mined(mine_hardest, torch.cdist(places, places), labels) == [
+        (0, 2, 3), (1, 0, 3), (2, 0, 3),
+    ]  # fmt: skip
+    far = torch.cdist(places, places)
+    far[0, 2] = 9  # farther than every negative
+    assert (0, 2, 5) in mined(mine_semi_hard, far, labels)
+
+
+def test_the_cap_is_reached_and_not_passed_at_its_edge() -> None:
+    distances, labels = batch(0)
+    total = len(valid_triplets(labels))
+    for most in (total - 1, total, total + 1):
+        drawn = mined(mine_all, distances, labels, most=most)
+        assert len(drawn) == min(total, most)
+        assert (set(drawn) == valid_triplets(labels)) == (most >= total)
+
+
+@pytest.mark.parametrize("name", ["random", "semi-hard", "hardest"])
+def test_what_a_cap_leaves_is_part_of_what_there_is_without_repetition(name: str) -> None:
+    distances, labels = batch(4)
+    whole = mined(MINERS[name], distances, labels)
+    seen: set[tuple[int, ...]] = set()
+    for seed in range(60):
+        drawn = mined(MINERS[name], distances, labels, most=4, seed=seed)
+        assert len({t[:2] for t in drawn}) == 4
+        seen.update(t[:2] for t in drawn)
+    assert seen == {t[:2] for t in whole}  # no pair is left out for ever
+
+
+def test_labels_of_any_value_and_anchors_without_a_partner() -> None:
+    labels = torch.tensor([7, -1, 7, 10**12, -1])
+    points = torch.arange(5.0)[:, None]
+    for name in MINERS:
+        found = mined(MINERS[name], torch.cdist(points, points), labels)
+        assert {t[0] for t in found} == {0, 1, 2, 4}
+        assert set(found) <= valid_triplets(labels)
+
+
+@pytest.mark.parametrize("name", ["semi-hard", "hardest"])  # the others never look at distances
+def test_labels_that_do_not_fit_the_distances_are_an_error(name: str) -> None:
+    with pytest.raises((RuntimeError, IndexError)):
+        mined(MINERS[name], torch.zeros(3, 3), torch.tensor([0, 0, 1, 1]))

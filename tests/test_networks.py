@@ -45,9 +45,34 @@ def test_gem_goes_from_average_to_maximum_and_survives_zeros_and_bf16() -> None:
     torch.testing.assert_close(
         gem(features, torch.tensor(200.0)), features.amax((2, 3)), rtol=0.03, atol=0
     )
+    coarse = features.bfloat16()  # the powers are taken in float32 all the same
+    assert torch.equal(GlobalPool("gem")(coarse), GlobalPool("gem")(coarse.float()))
     zeros = torch.zeros(1, 2, 3, 3, dtype=torch.bfloat16, requires_grad=True)
     GlobalPool("gem")(zeros).sum().backward()
     assert torch.isfinite(zeros.grad).all()
+
+
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "gem"])
+def test_pools_take_bf16_one_position_and_no_picture(kind: str) -> None:
+    features = torch.rand(3, 2, 2, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    pool = GlobalPool(kind)
+    torch.testing.assert_close(
+        pool(features.bfloat16()).float(), pool(features), rtol=0.02, atol=0.01
+    )
+    one = features[:, :, :1, :1]
+    torch.testing.assert_close(pool(one), one[:, :, 0, 0].repeat(1, pool.multiplier))
+    assert pool(features[:0]).shape == (0, 2 * pool.multiplier)
+    with pytest.raises(IndexError):
+        pool(features[0, 0])
+
+
+@pytest.mark.parametrize("kind", ["avg", "max", "gem"])
+def test_equal_features_share_the_gradient(kind: str) -> None:
+    features = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
+    pool = GlobalPool(kind)
+    pool(features).sum().backward()
+    torch.testing.assert_close(features.grad, torch.full((1, 1, 2, 2), 0.25))
+    assert all(p.grad is not None and torch.isfinite(p.grad) for p in pool.parameters())
 
 
 @pytest.mark.parametrize(("name", "stem"), CASES)
@@ -63,6 +88,48 @@ def test_backbones_keep_their_contract(name: str, stem: str) -> None:
     features.square().sum().backward()
     without = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
+
+
+@pytest.mark.parametrize(("name", "stem"), [*CASES, ("resnet50", "stock")])
+def test_maps_have_the_size_that_the_contract_names(name: str, stem: str) -> None:
+    with torch.device("cpu" if name == "fast-resnet" else "meta"):  # meta: shapes without sums
+        backbone = build_backbone(name, width=8, stem=stem)
+        smallest, stride = backbone.smallest, backbone.stride
+        for height, width in ((smallest, smallest), (2 * stride + 1, 5 * stride), (97, 64)):
+            shape = backbone(torch.empty(2, 3, height, width)).shape
+            sides = (height, width)
+            if name == "fast-resnet":
+                expected = [(side - 1) // stride for side in sides]
+            else:
+                expected = [-(-side // stride) for side in sides]
+            assert shape == (2, backbone.out_channels, *expected)
+        below = backbone(torch.empty(2, 3, smallest - 1, smallest - 1)).shape
+        assert below[2:] == (1, 1)
+
+
+def test_frozen_filters_get_no_gradient_and_stay_in_the_weights() -> None:
+    backbone = FastResNet(8)
+    backbone(torch.randn(2, 3, 17, 17)).sum().backward()
+    assert backbone.whiten.weight.grad is None
+    assert "whiten.weight" in backbone.state_dict()
+
+
+def test_a_stage_starts_by_passing_its_input_through() -> None:
+    weight = FastResNet(8).stages[1].conv1.weight  # 8 → 32 channels
+    for out in range(8):
+        expected = torch.zeros(8, 3, 3)
+        expected[out, 1, 1] = 1
+        assert torch.equal(weight[out], expected)
+
+
+def test_the_trunk_takes_bf16_and_whitens_in_float32() -> None:
+    torch.manual_seed(0)
+    backbone = FastResNet(8)
+    images, seen = torch.randn(2, 3, 17, 17), []
+    backbone.stages.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        backbone(images)
+    assert seen == [torch.float32]
 
 
 def test_every_name_builds_and_an_unknown_one_names_them() -> None:
@@ -132,6 +199,19 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch) -> Non
     )
     with pytest.raises(CheckpointError, match=r"are missing.*1 are unknown"):
         build_backbone("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"first: bn1.*0 are unknown"):
+        build_backbone("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
+    torch.save(models.resnet18().state_dict(), tmp_path / "w18.pth")
+    with pytest.raises(CheckpointError, match="cannot read weights of resnet50") as caught:
+        build_backbone("resnet50", stem="stock", weights=str(tmp_path / "w18.pth"))
+    assert "\n" not in str(caught.value)
+    for data in (b"", b"text", [1, 2]):
+        (tmp_path / "w.safetensors").write_bytes(bytes(data))
+        torch.save(data, tmp_path / "w.pth")
+        for name in ("w.pth", "w.safetensors"):
+            with pytest.raises(CheckpointError, match=name):
+                build_backbone("resnet18", stem="stock", weights=str(tmp_path / name))
     marker = tmp_path / "pwned"
     (tmp_path / "evil.pth").write_bytes(_evil_pickle(marker))
     with pytest.raises(CheckpointError):
@@ -142,7 +222,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch) -> Non
         raise URLError("no network")
 
     monkeypatch.setattr(models, "get_model", no_network)
-    with pytest.raises(CheckpointError, match="--weights FILE"):
+    with pytest.raises(CheckpointError, match=r"no network.*https://.*resnet18.*--weights FILE"):
         build_backbone("resnet18", stem="stock", weights="imagenet")
 
 
@@ -182,6 +262,14 @@ def test_embed_images_gives_each_picture_what_it_gets_alone_and_restores_the_mod
     together = embed_images(embedder, images, batch_size=3)
     assert embedder.training
     assert together.dtype == np.float32
+    by_hand = small().eval()
+    pixels = torch.tensor(
+        [[[row.tolist() for row in channel] for channel in np.moveaxis(i, 2, 0)] for i in images],
+        dtype=torch.float32,
+    )
+    with torch.no_grad():
+        expected = by_hand.embed((pixels / 255 - 0.5) / 0.25)
+    np.testing.assert_allclose(together, expected.numpy(), atol=1e-5)
     alone = np.concatenate([embed_images(embedder, images[i : i + 1]) for i in range(7)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert embed_images(embedder, images[:0]).shape == (0, 6)
@@ -199,6 +287,36 @@ def test_embed_images_takes_read_only_and_strided_pictures() -> None:
 def test_embed_images_refuses_other_pictures(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \(N,17,17,3\)"):
         embed_images(small(), bad)
+
+
+def test_embeddings_of_nothing_at_all_stay_finite() -> None:
+    embedder = small()
+    raw = torch.zeros(2, 6, requires_grad=True)
+    embedder.bound(raw).sum().backward()
+    assert torch.equal(embedder.bound(raw), torch.zeros(2, 6))
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_embed_images_restores_the_mode_after_an_error_and_changes_no_statistics() -> None:
+    embedder, images = small().train(), some_images(3)
+    before = {name: tensor.clone() for name, tensor in embedder.state_dict().items()}
+    embed_images(embedder, images)
+    for name, tensor in embedder.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    embedder.projection = nn.Linear(1, 1)
+    with pytest.raises(RuntimeError):
+        embed_images(embedder, images)
+    assert embedder.training
+    embedder = small().eval()
+    embed_images(embedder, images)
+    assert not embedder.training
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "gem"])
+@pytest.mark.parametrize("backbone", ["fast-resnet", "resnet18"])
+def test_every_pool_fits_every_backbone(backbone: str, pool: str) -> None:
+    embedder = small(backbone=backbone, pool=pool)
+    assert embedder(torch.randn(2, 3, 17, 17)).shape == (2, 6)
 
 
 def test_standardise_makes_mean_0_and_deviation_1() -> None:

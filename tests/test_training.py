@@ -312,8 +312,8 @@ def test_steps_averages_clipping_and_decay_by_arithmetic(clip: float, decay: flo
 def test_averaging_covers_statistics_and_validation_sees_the_average() -> None:
     recorder = Recorder()
     fit(recorder.task, QUICK)
-    average = recorder.states[-1]["average"]
-    assert not torch.equal(average["module.1.running_mean"], recorder.result()[2])
+    module, average = (recorder.states[-1][name] for name in ("module", "average"))
+    assert not torch.equal(average["module.1.running_mean"], module["1.running_mean"])
     assert torch.equal(recorder.best[-1][1].running_mean, average["module.1.running_mean"])
     recorder.best[-1].eval()
     assert (
