@@ -21,7 +21,7 @@ from index.gallery import Gallery
 from index.items import all_items
 from retrieval import building, training
 from retrieval.building import fill, open_or_create, remove_pictures
-from retrieval.checkpoint import Run, save_embedder
+from retrieval.checkpoint import Run, embedder_id, save_embedder
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import Embedder
@@ -87,7 +87,8 @@ def train_job(folder: Path, out: Path) -> None:
 def train_result(out: Path) -> str:
     state = Run(out).load_state()
     assert state is not None
-    digest = hashlib.sha256((out / "model.safetensors").read_bytes())
+    # Not the file's bytes: safetensors writes the entries of its header in any order.
+    digest = hashlib.sha256(embedder_id(out).encode())
     for name, tensor in sorted(state["module"].items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
     for record in state["history"]:

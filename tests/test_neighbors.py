@@ -38,6 +38,20 @@ def test_exact_search_equals_a_loop_with_ties_at_the_cut(metric: str, k: int) ->
         assert np.isinf(found.distances[row, n:]).all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_near_duplicates_beyond_the_rounding_of_faiss_are_ranked_right(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=64)
+    near = base + 1e-4 * rng.normal(size=(600, 64))
+    vectors = prepare(near, 64, metric, "vectors")
+    queries = prepare(np.repeat(base[None], 30, 0), 64, metric, "queries")
+    ids = np.arange(600)
+    found = exact_search(queries, 5, lambda: [(vectors, ids)], lambda i: vectors[i], metric)
+    distances = pair_distances(vectors, np.repeat(queries[:1], 600, 0), metric)
+    expected = np.lexsort((ids, distances))[:5]
+    assert (found.ids == expected).all()
+
+
 def test_no_rows_give_no_neighbors() -> None:
     found = exact_search(
         np.zeros((2, 4), np.float32), 3, lambda: iter(()), lambda ids: np.empty((0, 4)), "l2"

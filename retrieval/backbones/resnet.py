@@ -50,7 +50,7 @@ def _load(name: str, weights: str | None) -> Any:
     if weights == "imagenet":
         try:
             return models.get_model(name, weights="DEFAULT")
-        except OSError as error:  # URLError and its kin: no network
+        except (OSError, RuntimeError) as error:  # no network, or a file of another checksum
             url = models.get_model_weights(name)["DEFAULT"].url
             raise CheckpointError(
                 f"the ImageNet weights of {name} cannot be downloaded ({error}); fetch {url} on "
