@@ -23,6 +23,8 @@ TOKEN = re.compile(
     |(?P<word>[^\s'"`<>=!(),]+))""",
     re.VERBOSE,
 )
+MAX_DEPTH, MAX_COMPARISONS, MAX_VALUES = 50, 300, 10_000
+"""More than this SQLite, or Python's stack, would refuse less politely."""
 COMPARISONS = ("=", "!=", "<>", "<", "<=", ">", ">=")
 
 
@@ -43,6 +45,7 @@ class _Parser:
         self.text, self.metadata_columns = text, metadata_columns
         self.tokens, self.position = self._split(text), 0
         self.parameters: list[Any] = []
+        self.depth = self.comparisons = 0
 
     def _split(self, text: str) -> list[tuple[str, str]]:
         tokens, place = [], 0
@@ -90,6 +93,15 @@ class _Parser:
         return " AND ".join(parts)
 
     def factor(self) -> str:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise FilterError(f"--where is nested more than {MAX_DEPTH} deep")
+        try:
+            return self._factor()
+        finally:
+            self.depth -= 1
+
+    def _factor(self) -> str:
         if self.take_word("not"):
             return f"NOT ({self.factor()})"
         if self.take_word("("):
@@ -100,6 +112,11 @@ class _Parser:
         return self.comparison()
 
     def comparison(self) -> str:
+        self.comparisons += 1
+        if self.comparisons > MAX_COMPARISONS:
+            raise FilterError(
+                f"--where has more than {MAX_COMPARISONS} comparisons; column in (…) takes many values"
+            )
         column = self.column()
         token = self.peek()
         if token and token[1] in COMPARISONS:
@@ -154,4 +171,8 @@ class _Parser:
             values.append(self.value())
         if not self.take_word(")"):
             raise self.error(", or )")
+        if len(values) > MAX_VALUES:
+            raise FilterError(
+                f"--where lists {len(values)} values; at most {MAX_VALUES} are possible"
+            )
         return ", ".join(values)

@@ -191,6 +191,8 @@ class Gallery:
     def verify(self) -> list[str]:
         """Findings from reading every byte: none if the gallery is sound."""
         findings = list(self.notes)
+        checks = self.db.execute("PRAGMA integrity_check").fetchall()
+        findings += [f"{self.path / store.DATABASE}: {c[0]}" for c in checks if c[0] != "ok"]
         for name, size, sha256 in self.db.execute("SELECT name, bytes, sha256 FROM files"):
             finding = check_file(self.path / name, size, sha256)
             if finding:

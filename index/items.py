@@ -186,15 +186,13 @@ def all_items(db: sqlite3.Connection) -> Iterator[Item]:
 
 def _item(row: tuple[Any, ...]) -> Item:
     item_id, path, content_hash, size, mtime_ns, label, metadata = row
-    return Item(
-        decode(path),
-        content_hash,
-        size,
-        mtime_ns,
-        decode(label),
-        json.loads(metadata),
-        id=item_id,
-    )
+    try:
+        facts = json.loads(metadata)
+    except (TypeError, ValueError) as error:
+        raise DamagedGallery(
+            f"the record of item {item_id} in {DATABASE} is damaged: {error}; restore it from a copy"
+        ) from error
+    return Item(decode(path), content_hash, size, mtime_ns, decode(label), facts, id=item_id)
 
 
 def decode(value: Any) -> Any:

@@ -65,6 +65,31 @@ def test_what_cannot_be_understood_is_an_error(text: str) -> None:
         parse_filter(text, set())
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not " * 5000 + "label = cat", "50 deep"),
+        ("(" * 5000 + "label = cat" + ")" * 5000, "50 deep"),
+        (" or ".join(["label = cat"] * 301), "300 comparisons"),
+        ("id in (" + ", ".join(["1"] * 10_001) + ")", "10001 values"),
+    ],
+    ids=["not", "parentheses", "comparisons", "values"],
+)
+def test_what_is_too_long_is_refused_politely(text: str, message: str) -> None:
+    with pytest.raises(FilterError, match=message):
+        parse_filter(text, set())
+
+
+def test_long_filters_work() -> None:
+    db = sqlite3.connect(":memory:")
+    db.execute("CREATE TABLE items (id, path, label, size, metadata)")
+    db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", ROWS)
+    for text in (" or ".join(["id = 3"] * 300), "id in (" + ", ".join(["3"] * 10_000) + ")"):
+        condition, parameters = parse_filter(text, set())
+        found = db.execute(f"SELECT id FROM items WHERE {condition}", parameters).fetchall()
+        assert found == [(3,)]
+
+
 def test_an_unknown_column_names_those_there_are() -> None:
     with pytest.raises(FilterError, match=r"'colour'.*id, path, label, size, year"):
         parse_filter("colour = red", {"year"})

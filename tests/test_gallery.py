@@ -365,6 +365,23 @@ def test_a_damaged_database_is_refused(tmp_path: Path, how: str) -> None:
         Gallery.open(path)
 
 
+def test_a_database_with_flipped_bytes_never_ends_in_another_kind_of_error(tmp_path: Path) -> None:
+    path = indexed(tmp_path).path
+    whole = (path / "gallery.sqlite").read_bytes()
+    queries = grid_vectors(np.random.default_rng(9), 2)
+    refused = 0
+    for place in np.random.default_rng(0).integers(0, len(whole), 60).tolist():
+        flipped = bytes(255 - byte for byte in whole[place : place + 4])
+        (path / "gallery.sqlite").write_bytes(whole[:place] + flipped + whole[place + 4 :])
+        try:
+            opened = Gallery.open(path)
+            opened.items(opened.search(queries, 100).ids)
+            opened.verify()
+        except (GalleryError, sqlite3.DatabaseError):
+            refused += 1
+    assert refused > 0
+
+
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     path = indexed(tmp_path).path
     (path / "model" / "model.safetensors").unlink()
