@@ -21,7 +21,7 @@ TRAIN_ROWS = 200_000
 
 # What each metric may be paired with. FAISS accepts other pairs too, and some of them answer wrongly.
 ALLOWED_KEYS = {
-    "l2": r"(IVF|HNSW|PQ|SQ|OPQ|PCA|NSG|LSH|RaBitQ).*",
+    "l2": r"(IVF|HNSW|PQ|SQ|OPQ|PCA|RaBitQ).*",
     "cosine": r"(IVF|HNSW|PQ|SQ|OPQ|PCA|RaBitQ).*",
     "l1": r"IVF\d+(,Flat)?|HNSW\d+(,Flat)?",
 }
@@ -34,7 +34,9 @@ def check_key(key: str, metric: str, dim: int) -> None:
     """
     if key == FLAT:
         return
-    if not re.fullmatch(ALLOWED_KEYS[metric], key):
+    # Re-scoring is done here, from the stored vectors; ids are the gallery's own.
+    wrapped = re.search("RFlat|Refine|IDMap", key)
+    if wrapped or not re.fullmatch(ALLOWED_KEYS[metric], key):
         allowed = "Flat, IVFn,Flat, HNSWn" if metric == "l1" else "Flat, IVFn,…, HNSWn, PQ…, SQ…"
         raise IndexKeyError(
             f"--index-key {key} does not go with the {metric} metric; allowed are: {allowed}"
