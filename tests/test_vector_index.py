@@ -41,7 +41,7 @@ def test_every_allowed_pair_finds_vectors_themselves_with_and_without_a_filter(
     ("key", "metric"),
     [
         ("IVF8,SQ8", "l1"), ("PQ4", "l1"), ("HNSW8,SQ8", "l1"), ("LSH", "cosine"), ("Nonsense", "l2"),
-        ("IVF8,", "l2"), ("IVF8,PQ3", "l2"), ("IDMap2,Flat", "l2"), 
+        ("IVF8,", "l2"), ("IVF8,PQ3", "l2"), ("IDMap2,Flat", "l2"),
         ("IVF8,PQ4,RFlat", "l2"), ("IVF8,IDMap", "l2"), ("", "l2"),
     ],
 )  # fmt: skip
