@@ -43,7 +43,13 @@ def evaluate_model(
         )
     train = load_dataset(dataset, data_dir=data_dir, image_size=size, split="train")
     gallery = embed_images(embedder, train.images)
-    return evaluate_retrieval(queries, _names(test), gallery, _names(train), **options)
+    # A folder without parts serves as both: the same file must not find itself.
+    rows = {path: row for row, path in enumerate(train.paths or ())}
+    query_ids = np.array([rows.get(path, -1) for path in test.paths or ()], np.int64)
+    return evaluate_retrieval(
+        queries, _names(test), gallery, _names(train),
+        query_ids=query_ids if test.paths else None, gallery_ids=np.arange(len(train)), **options,
+    )  # fmt: skip
 
 
 def evaluate_gallery(

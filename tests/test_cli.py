@@ -226,6 +226,13 @@ def test_queries_that_are_in_the_gallery_do_not_find_themselves(place: Path) -> 
     assert json.loads(ask)["figures"] == json.loads(alone)["figures"]
 
 
+def test_a_folder_without_parts_does_not_find_itself(place: Path) -> None:
+    ask = ["evaluate", "--model", place / "run", "--dataset", place / "pictures" / "test",
+           "--data-dir", place / "data", "--json"]  # fmt: skip
+    alone = json.loads(run(*ask, "--protocol", "leave-one-out").stdout)
+    assert json.loads(run(*ask).stdout)["figures"] == alone["figures"]
+
+
 def test_embed_writes_plain_files(place: Path, tmp_path: Path) -> None:
     run("embed", place / "pictures" / "test", "--model", place / "run", "--out", tmp_path)
     assert np.load(tmp_path / "embeddings.npy").shape == (9, 8)
