@@ -5,6 +5,7 @@ they are the same whatever device the pictures are on.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,11 +14,24 @@ from torch.nn import functional as F
 from retrieval.config import AugmentConfig
 
 
-def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Changed pictures float32 (B,3,S,S) in [0, 255] of pictures uint8 (B,3,S,S)."""
+def augment(
+    images: Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    *,
+    batch: int | None = None,
+    first: int = 0,
+) -> Tensor:
+    """Changed pictures float32 (B,3,S,S) in [0, 255] of pictures uint8 (B,3,S,S).
+
+    Where they are the rows from ``first`` on of a larger ``batch``, they are changed as they would
+    be within it.
+    """
     if len(images) == 0:
         return images.float()
-    draws = _Draws(len(images), images.device, generator)
+    draws = _Draws(
+        slice(first, first + len(images)), batch or len(images), images.device, generator
+    )
     if config.crop_padding:
         images = shift_crop(images, config.crop_padding, config.padding, draws)
     if config.flip:
@@ -28,26 +42,33 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
     if config.brightness or config.contrast or config.saturation or config.hue:
         pixels = jitter_colour(pixels, config, draws)
     if config.noise:
-        noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
-        pixels = pixels + 255 * config.noise * noise
+        pixels = pixels + 255 * config.noise * draws.normal(pixels.shape[1:])
     if config.cutout:
         pixels = cutout(pixels, config.cutout, draws)
     return pixels.clamp(0, 255)
 
 
 class _Draws:
-    """Random numbers (B,), one for each picture."""
+    """Random numbers (B,), one for each picture: those of ``rows`` in a batch of ``n``."""
 
-    def __init__(self, n: int, device: torch.device, generator: torch.Generator) -> None:
-        self.n, self.device, self.generator = n, device, generator
+    def __init__(
+        self, rows: slice, n: int, device: torch.device, generator: torch.Generator
+    ) -> None:
+        self.rows, self.n, self.device, self.generator = rows, n, device, generator
 
     def uniform(self, low: float, high: float) -> Tensor:
-        draws = torch.rand(self.n, generator=self.generator).to(self.device)
+        draws = torch.rand(self.n, generator=self.generator)[self.rows].to(self.device)
         return low + (high - low) * draws
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Of this shape for each picture."""
+        draws = torch.randn(self.n, *shape, generator=self.generator)
+        return draws[self.rows].to(self.device)
 
     def integer(self, low: int, high: int) -> Tensor:
         """From ``low`` up to, not including, ``high``."""
-        return torch.randint(low, high, (self.n,), generator=self.generator).to(self.device)
+        draws = torch.randint(low, high, (self.n,), generator=self.generator)
+        return draws[self.rows].to(self.device)
 
     def coin(self) -> Tensor:
         return self.integer(0, 2).bool()

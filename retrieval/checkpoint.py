@@ -54,7 +54,9 @@ def load_embedder(path: Path) -> Embedder:
             f"{file} is damaged: its weights do not match the checksum in its header; copy it again"
         )
     try:
-        embedder = Embedder(EmbedderSpec.from_dict(json.loads(metadata["spec"])))
+        # Embedders of before there was a choice looked at the picture alone.
+        spec = {"mirror": False} | json.loads(metadata["spec"])
+        embedder = Embedder(EmbedderSpec.from_dict(spec))
         embedder.load_state_dict(state)
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())  # torch writes several lines
@@ -70,6 +72,15 @@ def embedder_id(path: Path) -> str:
     file = model_file(path)
     with _opened(file) as opened:
         return _metadata(file, opened)["embedder_id"]
+
+
+def is_embedder(path: Path) -> bool:
+    """Whether an embedder was saved here, rather than weights of another kind, or none."""
+    try:
+        embedder_id(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def model_file(path: Path) -> Path:

@@ -4,100 +4,15 @@ The command line builds its options from these fields, so an option's name is it
 """
 
 import dataclasses
-import json
-import math
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from retrieval.errors import ConfigError
+from retrieval.settings import Checked, choice
 
 DISTANCES = ("l2", "l1", "cosine")
-
-
-def choice(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-) -> Any:
-    """A dataclass field that knows its help text and what it may be."""
-    metadata = {"help": help, "choices": choices, "at_least": at_least, "at_most": at_most}
-    return field(default=default, metadata=metadata)
-
-
-class Checked:
-    """Range checks and JSON for a frozen dataclass whose fields are made by ``choice``."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, item.name)
-            _check_kind(item.name, hints[item.name], value)
-            if value is not None:
-                _check_choice(item, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types, nested configurations as nested dictionaries."""
-        return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(self))))  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration that ``to_dict`` wrote.
-
-        Raises ConfigError for an unknown key, a value of another kind, or one out of range.
-        """
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} is {values!r}; it must be a mapping of its fields")
-        hints = typing.get_type_hints(cls)
-        unknown = sorted(set(values) - set(hints))
-        if unknown:
-            raise ConfigError(
-                f"{cls.__name__} has no field {unknown[0]!r}; it has: {', '.join(hints)}"
-            )
-        return cls(**{name: _from_json(hints[name], value) for name, value in values.items()})
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return kind.from_dict(value)  # type: ignore[union-attr]
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check_kind(name: str, kind: Any, value: Any) -> None:
-    if not _is_of(kind, value):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        what = wanted.get(kind, str(getattr(kind, "__name__", kind)))
-        what = "numbers" if typing.get_origin(kind) is tuple else what
-        raise ConfigError(f"{_option(name)} is {value!r}; it must be {what}")
-
-
-def _is_of(kind: Any, value: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of(float, number) for number in value)
-    if kind in (int, float):  # True is an int to Python, and 3 will do for a float
-        numbers = (int, float) if kind is float else int
-        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_choice(item: dataclasses.Field[Any], value: Any) -> None:
-    option = _option(item.name)
-    choices, at_least, at_most = (item.metadata.get(k) for k in ("choices", "at_least", "at_most"))
-    if choices and value not in choices:
-        raise ConfigError(f"{option} is {value!r}; it can be {', '.join(choices)}")
-    for number in value if isinstance(value, tuple) else (value,):
-        if at_least is not None and number < at_least:
-            raise ConfigError(f"{option} is {number}; it must be at least {at_least}")
-        if at_most is not None and number > at_most:
-            raise ConfigError(f"{option} is {number}; it must be at most {at_most}")
+MINING = ("all", "random", "semi-hard", "hardest", "easy-positive", "distance-weighted")
 
 
 @dataclass(frozen=True)
@@ -122,6 +37,11 @@ class EmbedderSpec(Checked):
         "unit",
         "unit scales embeddings to length 1; tanh bounds each number to (−1, 1) instead",
         choices=("unit", "tanh"),
+    )
+    mirror: bool = choice(
+        True,
+        "embed each picture together with its mirror image (twice the work, better answers; left out "
+        "with --no-flip)",
     )
     distance: str = choice("l2", "distance to learn, and to search by", choices=DISTANCES)
     image_size: int = choice(32, "side of the square pictures that enter the network, in pixels",
@@ -174,18 +94,39 @@ class AugmentConfig(Checked):
 class LossConfig(Checked):
     """What training minimises: the sum of named terms."""
 
-    margin: float = choice(
-        0.2, "a negative should be this much farther than a positive", at_least=0, at_most=100
+    loss: str = choice(
+        "triplet",
+        "main term: triplet; softmax (nothing beside the softmax below); contrastive, "
+        "multi-similarity, supcon, proxy-anchor, or the name of a class of pytorch-metric-learning "
+        "(these need: pip install 'retrieval[losses]')",
     )
-    mining: str = choice(
-        "semi-hard",
-        "which triplets of a batch count",
-        choices=("all", "random", "semi-hard", "hardest"),
+    loss_weight: float = choice(1.0, "weight of that term", at_least=0)
+    loss_options: str = choice(
+        "{}",
+        """settings of a loss of pytorch-metric-learning, such as '{"alpha": 2, "beta": 40}'""",
+    )
+    margin: float = choice(
+        0.2,
+        "triplet: a negative should be this much farther than a positive",
+        at_least=0,
+        at_most=100,
+    )
+    mining: str | None = choice(
+        None,
+        "which triplets of a batch count: "
+        + ", ".join(MINING)
+        + ", or a miner of pytorch-metric-learning by the name of its class (without it: semi-hard "
+        "for triplet, all pairs for the other losses)",
     )
     max_triplets: int = choice(
         65536, "use at most this many triplets of a batch, drawn at random", at_least=1
     )
-    triplet_weight: float = choice(1.0, "weight of the triplet loss", at_least=0)
+    memory: int = choice(
+        0,
+        "compare also with this many embeddings of past batches (losses of pytorch-metric-learning; "
+        "0: none)",
+        at_least=0,
+    )
     softmax_weight: float = choice(
         1.0,
         "weight of a normalised softmax over learnt class centres, which steadies the start "
@@ -218,6 +159,13 @@ class FitConfig(Checked):
         choices=("sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),
     )
     lr: float = choice(0.3, "highest learning rate", at_least=1e-9, at_most=1000)
+    head_lr: float | None = choice(
+        None,
+        "learning rate of projection and loss, as a multiple of the rest's (without it: 10 with "
+        "--weights, else 1)",
+        at_least=0.001,
+        at_most=1000,
+    )
     momentum: float = choice(0.9, "momentum of sgd, nesterov, rmsprop", at_least=0, at_most=0.9999)
     weight_decay: float = choice(
         5e-4, "the optimiser's weight decay on convolutions and projections", at_least=0, at_most=1
@@ -262,10 +210,21 @@ class TrainEmbedConfig(Checked):
     validation: float = choice(
         0.05, "share of the training pictures held out to watch progress", at_least=0.0, at_most=0.5
     )
-    weights: str | None = choice(None, "start from: imagenet, or a file of weights")
+    weights: str | None = choice(
+        None, "start from: imagenet, a file of torchvision's, or a run or model file of ours"
+    )
+    freeze: str = choice(
+        "", "parts of the backbone that keep their weights, by name, such as stem,layer1,layer2"
+    )
+    freeze_batch_norm: bool = choice(
+        False, "batch normalisation keeps the statistics and weights that it started with"
+    )
+    stop_on_collapse: bool = choice(
+        True, "end the run where the embedding has collapsed, instead of only warning"
+    )
     embedder: EmbedderSpec = field(default_factory=EmbedderSpec)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    objective: LossConfig = field(default_factory=LossConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -280,7 +239,9 @@ class TrainEmbedConfig(Checked):
         """A copy in which the named fields, of this or of a nested configuration, are replaced."""
         parts: dict[str, Any] = {}
         own = {f.name for f in dataclasses.fields(self)}
-        for name, part in ((n, getattr(self, n)) for n in ("embedder", "augment", "loss", "fit")):
+        for name, part in (
+            (n, getattr(self, n)) for n in ("embedder", "augment", "objective", "fit")
+        ):
             fields = {f.name for f in dataclasses.fields(part)}
             chosen = {k: v for k, v in values.items() if k in fields}
             parts[name] = dataclasses.replace(part, **chosen)
@@ -290,22 +251,3 @@ class TrainEmbedConfig(Checked):
             raise ConfigError(f"there is no setting {unknown[0]!r}; there are: {sorted(own)}")
         top = {f.name for f in dataclasses.fields(self)} - set(parts)
         return dataclasses.replace(self, **parts, **{k: v for k, v in values.items() if k in top})
-
-
-# Where the defaults would not suit: digits mirrored or turned far become other digits.
-DATASET_SETTINGS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "image_size": 24,
-        "width": 16,
-        "flip": False,
-        "crop_padding": 2,
-        "padding": "zero",
-        "rotation": 10.0,
-        "scale": 0.1,
-        "epochs": 12,
-        "batch_size": 200,
-        "validation": 0.15,
-    },
-    "mnist": {"flip": False, "width": 32, "epochs": 4, "padding": "zero"},
-    "fashion-mnist": {"width": 32, "epochs": 10},
-}

@@ -1,11 +1,15 @@
 """An embedder: a backbone, a pooling head and a projection that turn pictures into vectors."""
 
+from collections.abc import Sequence
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from retrieval.backbones import as_backbone, build_backbone
 from retrieval.config import EmbedderSpec
+from retrieval.errors import ConfigError
 from retrieval.pooling import GlobalPool
 
 
@@ -18,6 +22,7 @@ class Embedder(nn.Module):
     def __init__(self, spec: EmbedderSpec, weights: str | None = None) -> None:
         super().__init__()
         self.spec = spec
+        self.frozen: list[nn.Module] = []
         self.backbone = build_backbone(
             spec.backbone, width=spec.width, stem=spec.stem, weights=weights
         )
@@ -43,7 +48,39 @@ class Embedder(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B,D) float32 of standardised pictures (B,3,S,S)."""
-        return self.bound(self(images))
+        raw = self(images)
+        if self.spec.mirror:
+            raw = (raw + self(images.flip(3))) / 2
+        return self.bound(raw)
+
+    def freeze(self, parts: Sequence[str], batch_norm: bool) -> None:
+        """Keep the weights of these parts of the backbone, and all batch normalisation if so wanted.
+
+        A part is named as in ``backbone.named_modules()``, such as layer1 or stages.0. What is frozen
+        stays in evaluation mode: its statistics do not move either.
+        Raises ConfigError where the backbone has no such part.
+        """
+        modules = {name: module for name, module in self.backbone.named_modules() if name}
+        for name in parts:
+            if name not in modules:
+                known = [n for n in modules if n.count(".") == 0 or n.startswith("stages.")]
+                known = [n for n in known if n.count(".") < 2]
+                raise ConfigError(
+                    f"--freeze names {name!r}, which the backbone has not; it has: {', '.join(known)}"
+                )
+            self.frozen.append(modules[name])
+        if batch_norm:
+            self.frozen += [m for m in modules.values() if isinstance(m, nn.BatchNorm2d)]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but what is frozen."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def standardise(self, images: Tensor) -> Tensor:
         """Float32 (B,3,S,S), channels last, from uint8 or float pictures (B,3,S,S) of range 0…255."""

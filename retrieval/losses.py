@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from retrieval import metric_losses
 from retrieval.config import LossConfig
-from retrieval.mining import MINERS
+from retrieval.errors import ConfigError
+from retrieval.mining import MINERS, pair_masks
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two (N,D) → (N,)
 
@@ -89,7 +91,8 @@ class EmbeddingLoss(nn.Module):
     """The terms of ``LossConfig`` on one batch; ``n_classes`` 0 leaves the class centres out.
 
     ``distance`` is "l1", "l2", "cosine" or a callable; ``weights`` are the tensors that a norm
-    penalty on weights concerns.
+    penalty on weights concerns. Raises ConfigError where the loss or miner is unknown or its library
+    is not installed, and where no term is left.
     """
 
     def __init__(
@@ -104,8 +107,11 @@ class EmbeddingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.distance, self.bound = config, distance, bound
-        self.miner = MINERS[config.mining]
+        self.mining = config.mining or ("semi-hard" if config.loss == "triplet" else None)
         self.criterion = triplet_criterion(distance, config.margin)
+        self.metric_loss, self.metric_miner = _from_library(
+            config, self.mining, distance, dim, n_classes
+        )
         self.weights = list(weights)
         on_weights = config.norm_penalty != "none" and config.norm_penalty_on == "weights"
         if on_weights and not self.weights:
@@ -113,6 +119,10 @@ class EmbeddingLoss(nn.Module):
         self.softmax: CentreSoftmax | None = None
         if n_classes and config.softmax_weight:
             self.softmax = CentreSoftmax(dim, n_classes, config.temperature, config.label_smoothing)
+        if config.loss == "softmax" and self.softmax is None:
+            raise ConfigError(
+                "--loss softmax needs labels and a --softmax-weight above 0; nothing is left to learn"
+            )
 
     def forward(
         self, raw: Tensor, labels: Tensor, generator: torch.Generator
@@ -123,22 +133,40 @@ class EmbeddingLoss(nn.Module):
         """
         embeddings = self.bound(raw)
         distances = pairwise_distances(embeddings, self.distance)
-        triplets = self.miner(distances, labels, generator, self.config.max_triplets)
-        # index_select, because the gradient of plain indexing is far slower on processors.
-        anchor, positive, negative = (embeddings.index_select(0, t) for t in triplets.T)
-        losses = self.criterion(anchor, positive, negative)
-        terms = {"triplet": self.config.triplet_weight * mean_of_active(losses)}
+        figures = batch_figures(distances, labels, raw.detach(), embeddings.detach())
+        terms: dict[str, Tensor] = {}
+        mined = self._mine(distances, labels, embeddings.detach(), generator)
+        if self.metric_loss is not None:
+            main = self.metric_loss(embeddings, labels, mined)
+        elif mined is not None:
+            losses = self._triplet_losses(embeddings, _stacked(mined, labels))
+            figures["active_triplets"] = float((losses > 0).float().mean()) if len(losses) else 0.0
+            main = mean_of_active(losses)
+        if self.config.loss != "softmax":
+            terms[self.config.loss] = self.config.loss_weight * main
         if self.softmax is not None:
             terms["softmax"] = self.config.softmax_weight * self.softmax(embeddings, labels)
         if self.config.norm_penalty != "none":
             terms["norm_penalty"] = self.config.norm_penalty_weight * self._penalty(raw)
-        figures = {
-            "active_triplets": float((losses > 0).float().mean()) if len(losses) else 0.0,
-            "positive_distance": _mean_at(distances, triplets[:, :2]),
-            "negative_distance": _mean_at(distances, triplets[:, ::2]),
-            "embedding_norm": float(raw.detach().norm(dim=1).mean()),
-        }
         return terms, figures
+
+    def _mine(
+        self, distances: Tensor, labels: Tensor, embeddings: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...] | None:
+        """Rows of anchors, positives and negatives, (T,) each; or pairs, as the library has them."""
+        if self.metric_miner is not None:
+            mined: tuple[Tensor, ...] = self.metric_miner(embeddings, labels)
+            return mined
+        if self.mining is None:
+            return None
+        miner = MINERS[self.mining]
+        return miner(distances, labels, generator, self.config.max_triplets).unbind(1)
+
+    def _triplet_losses(self, embeddings: Tensor, triplets: Tensor) -> Tensor:
+        # index_select, because the gradient of plain indexing is far slower on processors.
+        anchor, positive, negative = (embeddings.index_select(0, t) for t in triplets.T)
+        losses: Tensor = self.criterion(anchor, positive, negative)
+        return losses
 
     def _penalty(self, raw: Tensor) -> Tensor:
         if self.config.norm_penalty_on == "weights":
@@ -146,5 +174,52 @@ class EmbeddingLoss(nn.Module):
         return norm_penalty(self.config.norm_penalty, [raw]) / max(len(raw), 1)
 
 
-def _mean_at(distances: Tensor, pairs: Tensor) -> float:
-    return float(distances[pairs[:, 0], pairs[:, 1]].mean()) if len(pairs) else 0.0
+def _from_library(
+    config: LossConfig, mining: str | None, distance: str | Distance, dim: int, n_classes: int
+) -> tuple[nn.Module | None, nn.Module | None]:
+    """Loss and miner of pytorch-metric-learning, where the configuration names such."""
+    own_loss = config.loss in ("triplet", "softmax")
+    own_mining = mining is None or mining in MINERS
+    if config.memory and own_loss:
+        raise ConfigError(
+            "--memory goes with losses of pytorch-metric-learning: give --loss TripletMarginLoss, "
+            "contrastive, multi-similarity or supcon"
+        )
+    if not (own_loss and own_mining):
+        metric_losses.require_library()
+    name = distance if isinstance(distance, str) else "l2"
+    loss = None
+    if not own_loss:
+        loss = metric_losses.MetricLoss(config, distance=name, dim=dim, n_classes=n_classes)
+    miner = None if own_mining or mining is None else metric_losses.metric_miner(mining)
+    return loss, miner
+
+
+def _stacked(mined: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    if len(mined) == 3:
+        return torch.stack(mined, dim=1)
+    return metric_losses.as_triplets(mined, labels)
+
+
+def batch_figures(
+    distances: Tensor, labels: Tensor, raw: Tensor, embeddings: Tensor
+) -> dict[str, float]:
+    """What tells a healthy batch from a collapsed one, whatever the loss.
+
+    positive_distance, negative_distance: means over all pairs of one class and of two; spread: the
+    share in [0, 1] of the embeddings' energy that is not in their common mean, which is 0 where all
+    embeddings are one point; embedding_norm: mean length of the raw embeddings.
+    """
+    positives, negatives = pair_masks(labels)
+    energy = embeddings.square().sum(1).mean()
+    spread = 1 - embeddings.mean(0).square().sum() / energy.clamp(min=1e-12)
+    return {
+        "positive_distance": _mean_where(distances, positives),
+        "negative_distance": _mean_where(distances, negatives),
+        "spread": float(spread) if len(embeddings) else 0.0,
+        "embedding_norm": float(raw.norm(dim=1).mean()) if len(raw) else 0.0,
+    }
+
+
+def _mean_where(distances: Tensor, pairs: Tensor) -> float:
+    return float((distances * pairs).sum() / pairs.sum().clamp(min=1))

@@ -78,8 +78,7 @@ def mine_hardest(
     Source: Hermans et al., "In Defense of the Triplet Loss", eq. 5.
     """
     positives, negatives = pair_masks(labels)
-    anchor = (positives.any(1) & negatives.any(1)).nonzero()[:, 0]
-    anchor = _thin(anchor, generator, max_triplets)
+    anchor = _anchors(positives, negatives, generator, max_triplets)
     if len(anchor) == 0:
         return anchor.new_empty(0, 3)
     positive = distances.masked_fill(~positives, -torch.inf)[anchor].argmax(1)
@@ -87,17 +86,76 @@ def mine_hardest(
     return torch.stack([anchor, positive, negative], dim=1)
 
 
+def mine_easy_positive(
+    distances: Tensor, labels: Tensor, generator: torch.Generator, max_triplets: int
+) -> Tensor:
+    """For each anchor its nearest positive and the nearest negative that is farther than it.
+
+    Classes need not shrink to one spot: each picture only needs one near relative. Where no negative
+    is farther, the farthest one. Source: Xuan et al., "Improved Embeddings with Easy Positive Triplet
+    Mining", §3.2.
+    """
+    positives, negatives = pair_masks(labels)
+    anchor = _anchors(positives, negatives, generator, max_triplets)
+    if len(anchor) == 0:
+        return anchor.new_empty(0, 3)
+    nearest = distances.masked_fill(~positives, torch.inf)[anchor].min(1, keepdim=True)
+    candidates = distances.masked_fill(~negatives, torch.inf)[anchor].sort(1)
+    column = torch.searchsorted(candidates.values, nearest.values, right=True)
+    column = column.minimum(negatives.sum(1, keepdim=True)[anchor] - 1)
+    negative = candidates.indices.gather(1, column)
+    return torch.cat([anchor[:, None], nearest.indices, negative], dim=1)
+
+
+def mine_distance_weighted(
+    distances: Tensor, labels: Tensor, generator: torch.Generator, max_triplets: int
+) -> Tensor:
+    """For each anchor-positive pair a negative drawn so that all distances are about as likely.
+
+    Random negatives on a sphere all lie near √2; this draws near ones as often. Distances are
+    scaled so that their mean over negatives is √2, which makes any distance look like L2 between
+    unit vectors; those under 0.5 count as 0.5, for their gradients are noise. The density is that of
+    a sphere of ``EFFECTIVE_DIMENSIONS``. Source: Wu et al., "Sampling Matters in Deep Embedding
+    Learning", §4.1.
+    """
+    positives, negatives = pair_masks(labels)
+    pairs = _pairs(positives, negatives, generator, max_triplets)
+    if len(pairs) == 0:
+        return pairs.new_empty(0, 3)
+    scaled = distances * (2**0.5 / distances[negatives].mean().clamp(min=1e-6))
+    d = scaled.clamp(0.5, 1.98)
+    n = EFFECTIVE_DIMENSIONS
+    log_weight = -(n - 2) * d.log() - (n - 3) / 2 * (1 - d.square() / 4).log()
+    log_weight = log_weight.masked_fill(~negatives, -torch.inf)
+    shares = (log_weight - log_weight.amax(1, keepdim=True)).exp().nan_to_num(0).cumsum(1)
+    draws = torch.rand(len(pairs), 1, generator=generator).to(labels.device)
+    rows = shares[pairs[:, 0]]
+    # A draw below the total falls on a negative: the others have no width.
+    negative = torch.searchsorted(rows, draws * rows[:, -1:] * (1 - 1e-6), right=True)
+    return torch.cat([pairs, negative], dim=1)
+
+
+EFFECTIVE_DIMENSIONS = 16
+"""Trained embeddings fill few of their dimensions; with all of them the nearest would always win."""
+
 MINERS: dict[str, Miner] = {
     "all": mine_all,
     "random": mine_random,
     "semi-hard": mine_semi_hard,
     "hardest": mine_hardest,
+    "easy-positive": mine_easy_positive,
+    "distance-weighted": mine_distance_weighted,
 }
 
 
 def _pairs(positives: Tensor, negatives: Tensor, generator: torch.Generator, most: int) -> Tensor:
     """Anchor-positive pairs int64 (T,2) of the anchors that have a negative; ``most`` at random."""
     return _thin((positives & negatives.any(1, keepdim=True)).nonzero(), generator, most)
+
+
+def _anchors(positives: Tensor, negatives: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """Rows int64 (T,) that have a positive and a negative; ``most`` of them at random."""
+    return _thin((positives.any(1) & negatives.any(1)).nonzero()[:, 0], generator, most)
 
 
 def _thin(rows: Tensor, generator: torch.Generator, most: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,18 +12,22 @@ from torch import Tensor, nn
 from retrieval.augment import augment
 from retrieval.backbones import as_backbone
 from retrieval.backbones.fast_resnet import FastResNet
-from retrieval.checkpoint import MODEL_FILE, Run, save_embedder
-from retrieval.config import TrainEmbedConfig
+from retrieval.checkpoint import MODEL_FILE, Run, is_embedder, load_embedder, save_embedder
+from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.datasets import LabeledImages
+from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ConfigError, DataError
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.losses import Distance, EmbeddingLoss
+from retrieval.processes import Processes
 from retrieval.report import training_curves
 from retrieval.sampling import class_balanced_batches, shuffled_batches
 from retrieval.training import Task, fit, step_generator
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEAD_LR = 10.0
+"""How much faster a new head learns on a backbone that is trained already."""
 STATISTICS_SAMPLE = 5000
 """Pictures from which mean, deviation and the whitening layer are computed."""
 
@@ -37,47 +42,79 @@ def train_embed(
     distance: Distance | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     on_epoch: Callable[[dict[str, float]], None] = lambda record: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> bool:
     """Train an embedder on ``train`` into ``run``; True if finished, False if Ctrl-C stopped it.
 
     ``distance``, two (N,D) → (N,), takes the place of the named one in the triplet loss. With
-    ``resume`` the run goes on from its last checkpoint. Raises DataError where no positives or
-    negatives can be formed, TrainingError where a loss is not finite.
+    ``resume`` the run goes on from its last checkpoint. Where torchrun started several processes, all
+    of them call this. Raises DataError where no positives or negatives can be formed, TrainingError
+    where a loss is not finite or the embedding has collapsed.
     """
     torch.manual_seed(config.fit.seed)
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
-    _check_classes(config, fitting)
-    embedder = build_embedder(config, fitting.images).to(device)
-    embedder = embedder.to(memory_format=torch.channels_last)
-    weights = [p for p in embedder.parameters() if p.requires_grad and p.ndim > 1]
-    loss = EmbeddingLoss(
-        config.loss,
-        distance=distance or config.embedder.distance,
-        bound=embedder.bound,
-        dim=config.embedder.embedding_dim,
-        n_classes=len(fitting.classes) if config.pairs == "classes" else 0,
-        weights=weights,
-    ).to(device)
+    processes = Processes.join(device)
     state = run.load_state() if resume else None
-    if not resume:
+    if not resume and processes.first:
         run.start(config)
 
     def save_state(state: dict[str, Any]) -> None:
         run.save_state(state)
         training_curves(state["history"], run.folder / "curves.png")
 
-    task = Task(
-        module=embedder,
-        loss=loss,
-        batches=EmbedBatches(fitting, config, embedder, device),
-        validate=lambda module: validate(module, held_out, config),
-        score="recall_at_1",
+    task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
+    task = dataclasses.replace(
+        task,
         save_best=lambda module: save_embedder(cast("Embedder", module), run.folder / MODEL_FILE),
         save_state=save_state,
         on_step=on_step,
         on_epoch=on_epoch,
+        on_figures=CollapseAlarm(on_warning, stop=config.stop_on_collapse),
     )
     return fit(task, config.fit, state)
+
+
+def embedding_task(
+    config: TrainEmbedConfig,
+    fitting: LabeledImages,
+    held_out: LabeledImages,
+    device: torch.device,
+    *,
+    distance: Distance | None = None,
+    processes: Processes | None = None,
+) -> Task:
+    """Network, loss, batches and validation of a run that keeps nothing yet.
+
+    Raises as ``train_embed`` does.
+    """
+    _check_classes(config, fitting)
+    embedder = build_embedder(config, fitting.images).to(device)
+    embedder = embedder.to(memory_format=torch.channels_last)
+    embedder.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
+    processes = processes or Processes()
+    processes.share_batch_norm(embedder)
+    weights = [p for p in embedder.parameters() if p.requires_grad and p.ndim > 1]
+    loss = EmbeddingLoss(
+        config.objective,
+        distance=distance or config.embedder.distance,
+        bound=embedder.bound,
+        dim=config.embedder.embedding_dim,
+        n_classes=len(fitting.classes) if config.pairs == "classes" else 0,
+        weights=weights,
+    ).to(device)
+    default_head_lr = 1.0 if config.weights is None else HEAD_LR
+    return Task(
+        module=embedder,
+        loss=loss,
+        batches=EmbedBatches(fitting, config, embedder, device, processes),
+        validate=lambda module: validate(module, held_out, config),
+        score="recall_at_1",
+        save_best=lambda module: None,
+        save_state=lambda state: None,
+        head=(embedder.projection,),
+        head_lr=config.fit.head_lr or default_head_lr,
+        processes=processes,
+    )
 
 
 def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
@@ -89,7 +126,10 @@ def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
     rng = np.random.default_rng(config.fit.seed)
     rows = np.sort(rng.permutation(len(images))[:STATISTICS_SAMPLE])
     sample = images[rows]
-    spec = dataclasses.replace(config.embedder, image_size=images.shape[1])
+    mirror = config.embedder.mirror and config.augment.flip
+    spec = dataclasses.replace(config.embedder, image_size=images.shape[1], mirror=mirror)
+    if config.weights is not None and is_embedder(Path(config.weights)):
+        return _continued(spec, Path(config.weights))
     if config.weights is not None:
         spec = dataclasses.replace(spec, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     else:
@@ -111,6 +151,17 @@ def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
     return embedder
 
 
+def _continued(spec: EmbedderSpec, source: Path) -> Embedder:
+    """An embedder whose backbone, mean and deviation are those of another; head and size are new."""
+    trained = load_embedder(source)
+    kept = ("backbone", "width", "stem", "mean", "std")
+    embedder = Embedder(
+        dataclasses.replace(spec, **{name: getattr(trained.spec, name) for name in kept})
+    )
+    embedder.backbone.load_state_dict(trained.backbone.state_dict())
+    return embedder
+
+
 class EmbedBatches:
     """Augmented batches: standardised pictures (V·B,3,S,S) and what makes two of them positives."""
 
@@ -120,8 +171,10 @@ class EmbedBatches:
         config: TrainEmbedConfig,
         embedder: Embedder,
         device: torch.device,
+        processes: Processes | None = None,
     ) -> None:
         self.data, self.config, self.device = data, config, device
+        self.processes = processes or Processes()
         self.standardise = embedder.standardise
         self.by_class = config.pairs == "classes"
         self.targets = data.labels if self.by_class else np.arange(len(data), dtype=np.int64)
@@ -138,20 +191,24 @@ class EmbedBatches:
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         if epoch != self.epoch:
             self.epoch, self.rows = epoch, self._rows(epoch)
-        rows = self.rows[step]
+        rows = np.tile(self.rows[step], self.config.views)
+        share = self.processes.share(len(rows))
         # One generator for augmentation, another (of fit) for mining: each stays what it is when
         # the other draws more.
         generator = step_generator(self.config.fit.seed + 1, epoch, step)
-        images = torch.from_numpy(self.data.images[rows]).to(self.device).permute(0, 3, 1, 2)
-        images = images.repeat(self.config.views, 1, 1, 1)
-        targets = torch.from_numpy(self.targets[rows]).to(self.device).repeat(self.config.views)
-        return self.standardise(augment(images, self.config.augment, generator)), targets
+        images = torch.from_numpy(self.data.images[rows[share]]).to(self.device)
+        images = augment(
+            images.permute(0, 3, 1, 2), self.config.augment, generator,
+            batch=len(rows), first=share.start,
+        )  # fmt: skip
+        targets = torch.from_numpy(self.targets[rows]).to(self.device)
+        return self.standardise(images), targets
 
 
 def validate(
     module: nn.Module, held_out: LabeledImages, config: TrainEmbedConfig
 ) -> dict[str, float]:
-    """recall@1 of the held-out pictures: each asks all others for one of its class.
+    """recall@1 of the held-out pictures: each asks all others for one of its class; effective rank.
 
     With pairs of views, an augmented view of each asks for the picture that it came from.
     """
@@ -171,7 +228,7 @@ def validate(
         queries, labels, gallery, labels, query_ids=itself, gallery_ids=itself,
         distance=config.embedder.distance, ks=(1,), intervals=False,
     )  # fmt: skip
-    return {"recall_at_1": report.recall_at_k[1]}
+    return {"recall_at_1": report.recall_at_k[1], "effective_rank": effective_rank(gallery)}
 
 
 def _check_classes(config: TrainEmbedConfig, data: LabeledImages) -> None:

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from retrieval.config import FitConfig
 from retrieval.device import use_bf16
 from retrieval.errors import TrainingError
+from retrieval.processes import Processes
 
 SAVE_EVERY_SECONDS = 60.0
 
@@ -32,7 +33,7 @@ class Batches(Protocol):
     steps: int
 
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, on the device of the module."""
+        """Inputs (this process's share of the batch) and targets (all), on the module's device."""
 
 
 @dataclasses.dataclass
@@ -41,6 +42,10 @@ class Task:
 
     ``validate`` returns figures of a module, of which the one named ``score`` (large is good) picks
     the best; ``save_best`` keeps it; ``save_state`` stores what a resumed run is given as ``state``.
+    The parameters of ``head`` and of the loss learn at ``head_lr`` times the rate of the others. Of
+    several ``processes`` each runs the module on its share of a batch; the first one validates and
+    saves.
+    ``on_figures`` gets the figures of each step, and may raise TrainingError to end the run.
     """
 
     module: nn.Module
@@ -50,7 +55,11 @@ class Task:
     score: str
     save_best: Callable[[nn.Module], None]
     save_state: Callable[[dict[str, Any]], None]
+    head: tuple[nn.Module, ...] = ()
+    head_lr: float = 1.0
+    processes: Processes = dataclasses.field(default_factory=Processes)
     on_step: Callable[[int, int], None] = lambda done, total: None
+    on_figures: Callable[[dict[str, float]], None] = lambda figures: None
     on_epoch: Callable[[dict[str, float]], None] = lambda record: None
 
 
@@ -65,11 +74,12 @@ def fit(task: Task, config: FitConfig, state: dict[str, Any] | None = None) -> b
     with _stop_on_interrupt() as stopped:
         while progress.epoch < config.epochs:
             progress.run_step()
+            stopping = task.processes.any(stopped.is_set(), progress.device)
             if progress.step == task.batches.steps:
                 progress.finish_epoch()
-            elif stopped.is_set() or time.monotonic() - progress.saved_at > SAVE_EVERY_SECONDS:
+            elif stopping or time.monotonic() - progress.saved_at > SAVE_EVERY_SECONDS:
                 progress.save()
-            if stopped.is_set() and progress.epoch < config.epochs:
+            if stopping and progress.epoch < config.epochs:
                 return False
     return True
 
@@ -82,7 +92,7 @@ class _Progress:
         self.device = next(task.module.parameters()).device
         self.bf16 = use_bf16(self.device, config.precision)
         torch.manual_seed(config.seed)
-        self.optimizer = build_optimizer(config, parameter_groups(task.module, task.loss, config))
+        self.optimizer = build_optimizer(config, parameter_groups(task, config))
         self.average: AveragedModel | None = None
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)
@@ -135,7 +145,8 @@ class _Progress:
         self.sums, self.history, self.best = state["sums"], state["history"], state["best"]
 
     def save(self) -> None:
-        self.task.save_state(self.state())
+        if self.task.processes.first:
+            self.task.save_state(self.state())
         self.saved_at = time.monotonic()
 
     def run_step(self) -> None:
@@ -150,14 +161,18 @@ class _Progress:
         torch.manual_seed(step_seed(config.seed, self.epoch, self.step))
         generator = step_generator(config.seed, self.epoch, self.step)
         task.module.train()
+        waiting = time.monotonic()
         inputs, targets = task.batches(self.epoch, self.step)
+        self._add({"data_seconds": time.monotonic() - waiting})
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = task.module(inputs)
+        outputs = task.processes.gather(outputs)
         losses, figures = task.loss(outputs, targets, generator)
         total = torch.stack(list(losses.values())).sum()
         self._check_finite(total, losses)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        task.processes.average_gradients(task.module)
         if config.clip_norm:
             parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
@@ -169,6 +184,7 @@ class _Progress:
         self.step += 1
         self.seconds += time.monotonic() - started
         task.on_step(done + 1, total_steps)
+        task.on_figures(figures)
 
     def _add(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -184,26 +200,29 @@ class _Progress:
 
     def finish_epoch(self) -> None:
         module = self.task.module if self.average is None else self.average.module
+        data_seconds = self.sums.pop("data_seconds")
         means = {name: value / self.step for name, value in self.sums.items()}
         started = time.monotonic()
-        validation = self.task.validate(module)
+        validation = self.task.validate(module) if self.task.processes.first else {}
         record = {
             "epoch": self.epoch + 1,
             "lr": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_scale"],
             **means,
             **validation,
             "seconds": round(self.seconds, 3),
+            "data_seconds": round(data_seconds, 3),
             "validation_seconds": round(time.monotonic() - started, 3),
         }
         self.history.append(record)
         self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
         score = validation.get(self.task.score, math.inf)
-        if score >= self.best:
+        if score >= self.best and self.task.processes.first:
             self.best = score
             # The model first: a checkpoint that knows of a best score must find it on disk.
             self.task.save_best(module)
         self.save()
-        self.task.on_epoch(record)
+        if self.task.processes.first:
+            self.task.on_epoch(record)
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -231,15 +250,21 @@ def learning_rate_factor(schedule: str, warmup: float, done: float) -> float:
     return 1.0
 
 
-def parameter_groups(module: nn.Module, loss: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
+def parameter_groups(task: Task, config: FitConfig) -> list[dict[str, Any]]:
     """Parameters to be trained, in groups: weight decay concerns matrices and filters alone."""
-    trained = [p for part in (module, loss) for p in part.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay, "lr_scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
-    ]
+    heads = {p for part in (*task.head, task.loss) for p in part.parameters()}
+    trained = [p for part in (task.module, task.loss) for p in part.parameters() if p.requires_grad]
+    groups = []
+    for scale, parameters in (
+        (1.0, [p for p in trained if p not in heads]),
+        (task.head_lr, [p for p in trained if p in heads]),
+    ):
+        matrices = [p for p in parameters if p.ndim > 1]
+        vectors = [p for p in parameters if p.ndim <= 1]
+        groups += [
+            {"params": matrices, "weight_decay": config.weight_decay, "lr_scale": scale},
+            {"params": vectors, "weight_decay": 0.0, "lr_scale": scale},
+        ]
     return [group for group in groups if group["params"]]
 
 

@@ -5,11 +5,15 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from retrieval.augment import _Draws as Draws
+from retrieval.augment import _Draws
 from retrieval.augment import augment, cutout, rotate_and_scale, shift_crop, turn_hue
 from retrieval.config import AugmentConfig
 
 NOTHING = {"flip": False, "crop_padding": 0, "cutout": 0}
+
+
+def Draws(n: int, device: torch.device, generator: torch.Generator) -> _Draws:  # noqa: N802
+    return _Draws(slice(0, n), n, device, generator)
 
 
 def pictures(n: int = 64, size: int = 12) -> torch.Tensor:

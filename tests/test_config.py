@@ -3,13 +3,13 @@ import dataclasses
 import pytest
 
 from retrieval.config import (
-    DATASET_SETTINGS,
     AugmentConfig,
     EmbedderSpec,
     FitConfig,
     TrainEmbedConfig,
 )
 from retrieval.errors import ConfigError
+from retrieval.presets import DATASET_SETTINGS, PRESETS
 
 
 def test_json_round_trip_restores_nested_and_tuple_fields() -> None:
@@ -17,13 +17,13 @@ def test_json_round_trip_restores_nested_and_tuple_fields() -> None:
         {"rotation_angles": (0.0, 90.0), "weights": "imagenet", "margin": 0.7, "pool": "gem"}
     )
     assert TrainEmbedConfig.from_dict(config.to_dict()) == config
-    assert config.loss.margin == 0.7
+    assert config.objective.margin == 0.7
     assert config.augment.rotation_angles == (0.0, 90.0)
 
 
 def test_every_field_has_help_and_a_default_in_range() -> None:
     config = TrainEmbedConfig()
-    parts = [config, config.embedder, config.augment, config.loss, config.fit]
+    parts = [config, config.embedder, config.augment, config.objective, config.fit]
     names = [f.name for part in parts for f in dataclasses.fields(part)]
     assert len(names) == len(set(names))  # one option each
     for part in parts:
@@ -34,6 +34,11 @@ def test_every_field_has_help_and_a_default_in_range() -> None:
 @pytest.mark.parametrize("name", DATASET_SETTINGS)
 def test_settings_of_data_sets_are_settings(name: str) -> None:
     TrainEmbedConfig().with_values(DATASET_SETTINGS[name])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_settings(name: str) -> None:
+    TrainEmbedConfig().with_values(PRESETS[name])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_unknown_keys_are_refused() -> None:
         ({"augment": {"flip": 1}}, "--flip is 1; it must be true or false"),
         ({"augment": {"rotation_angles": 90}}, "--rotation-angles is 90; it must be numbers"),
         ({"augment": {"rotation_angles": ["a"]}}, "it must be numbers"),
-        ({"loss": {"triplet_weight": float("inf")}}, "--triplet-weight is inf"),
+        ({"objective": {"loss_weight": float("inf")}}, "--loss-weight is inf"),
         ({"embedder": {"pool": ["avg"]}}, r"--pool is \('avg',\); it must be a text"),
         ({"embedder": {"mean": [0.5, 0.5]}}, "--mean has 2 numbers; it must have 3"),
         ({"embedder": {"std": [0, 1, 1]}}, "--std is 0; it must be at least 0.001"),

@@ -14,6 +14,7 @@ from retrieval.losses import (
     pairwise_distances,
     triplet_criterion,
 )
+from retrieval.mining import MINERS
 
 
 def manhattan_squared(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,7 @@ def test_the_triplet_term_equals_a_loop_over_the_mined_triplets(distance, mining
     loss = loss_of(config, distance)
     terms, figures = call(loss, raw, labels)
     unit = nn.functional.normalize(raw, dim=1)
-    triplets = loss.miner(
+    triplets = MINERS[mining](
         pairwise_distances(unit, distance), labels, torch.Generator().manual_seed(0), 10**6
     )
     losses = []
@@ -136,9 +137,7 @@ def test_the_penalty_acts_on_raw_embeddings_where_it_has_a_gradient() -> None:
     on_unit = norm_penalty("l2", [nn.functional.normalize(raw, dim=1)])
     (gradient,) = torch.autograd.grad(on_unit, raw)
     assert gradient.abs().max() < 1e-6
-    config = LossConfig(
-        norm_penalty="l2", norm_penalty_weight=0.5, triplet_weight=0, softmax_weight=0
-    )
+    config = LossConfig(norm_penalty="l2", norm_penalty_weight=0.5, loss_weight=0, softmax_weight=0)
     terms, _ = call(loss_of(config), raw, torch.arange(4) % 2)
     expected = 0.5 * sum(float(row @ row) / 2 for row in raw.detach()) / 4
     assert terms["norm_penalty"].item() == pytest.approx(expected)
@@ -181,7 +180,7 @@ def test_angles_on_a_circle_by_hand() -> None:
     # Two pictures of one class 60° apart, a stranger at 90°: chords of 60° and 90° are 1 and √2,
     # and the one of 30° is 2 sin 15°. The anchor at 0° is satisfied, the one at 60° is not.
     raw, labels = circle(0, 60, 90), torch.tensor([0, 0, 1])
-    config = LossConfig(mining="all", margin=0.3, softmax_weight=0, triplet_weight=2.0)
+    config = LossConfig(mining="all", margin=0.3, softmax_weight=0, loss_weight=2.0)
     terms, figures = call(loss_of(config, bound=lambda x: x), raw, labels)
     chord = 2 * math.sin(math.pi / 12)
     assert terms["triplet"].item() == pytest.approx(2 * (1 - chord + 0.3), abs=1e-5)
@@ -261,7 +260,7 @@ def test_weights_of_terms_scale_them_and_0_leaves_the_softmax_out() -> None:
     raw, labels = torch.randn(6, 5), torch.arange(6) % 3
     one, _ = call(loss_of(LossConfig(norm_penalty="l1", norm_penalty_weight=1.0)), raw, labels)
     config = LossConfig(
-        triplet_weight=3, softmax_weight=0.5, norm_penalty="l1", norm_penalty_weight=2.0
+        loss_weight=3, softmax_weight=0.5, norm_penalty="l1", norm_penalty_weight=2.0
     )
     other, _ = call(loss_of(config), raw, labels)
     ratios = {name: (other[name] / one[name]).item() for name in one}
@@ -269,11 +268,22 @@ def test_weights_of_terms_scale_them_and_0_leaves_the_softmax_out() -> None:
     assert loss_of(LossConfig(softmax_weight=0)).softmax is None
 
 
-def test_figures_are_of_the_triplets_that_were_mined() -> None:
+def test_figures_are_means_over_all_pairs() -> None:
     raw = torch.tensor([[0.0], [1.0], [5.0], [2.0]])
     config = LossConfig(mining="hardest", margin=0.1, softmax_weight=0)
     loss = loss_of(config, "l1", bound=lambda x: x)
     _, figures = call(loss, raw, torch.tensor([0, 0, 0, 1]))
-    assert figures["positive_distance"] == pytest.approx((5 + 4 + 5) / 3)
+    assert figures["positive_distance"] == pytest.approx((1 + 5 + 4) / 3)
     assert figures["negative_distance"] == pytest.approx((2 + 1 + 3) / 3)
     assert figures["embedding_norm"] == pytest.approx(2)
+    assert figures["spread"] == pytest.approx(1 - 2**2 / ((0 + 1 + 25 + 4) / 4))
+
+
+def test_spread_is_0_for_one_point_and_1_for_opposite_ones() -> None:
+    point, opposite = torch.ones(4, 5), torch.ones(4, 5) * torch.tensor([[1.0], [-1], [1], [-1]])
+    labels = torch.tensor([0, 1, 0, 1])
+    loss = loss_of(LossConfig())
+    assert call(loss, point, labels)[1]["spread"] == pytest.approx(0, abs=1e-6)
+    assert call(loss, opposite, labels)[1]["spread"] == pytest.approx(1, abs=1e-6)
+    empty = call(loss, torch.empty(0, 5), labels[:0])[1]
+    assert empty["spread"] == empty["positive_distance"] == empty["embedding_norm"] == 0

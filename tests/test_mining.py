@@ -4,7 +4,15 @@ from collections import Counter
 import pytest
 import torch
 
-from retrieval.mining import MINERS, mine_all, mine_hardest, mine_random, mine_semi_hard
+from retrieval.mining import (
+    MINERS,
+    mine_all,
+    mine_distance_weighted,
+    mine_easy_positive,
+    mine_hardest,
+    mine_random,
+    mine_semi_hard,
+)
 
 
 def batch(seed: int, n: int = 14, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,3 +165,48 @@ def test_labels_of_any_value_and_anchors_without_a_partner() -> None:
 def test_labels_that_do_not_fit_the_distances_are_an_error(name: str) -> None:
     with pytest.raises((RuntimeError, IndexError)):
         mined(MINERS[name], torch.zeros(3, 3), torch.tensor([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_easy_positive_takes_the_nearest_positive_and_the_next_negative(seed: int) -> None:
+    distances, labels = batch(seed)
+    found = mined(mine_easy_positive, distances, labels)
+    valid = valid_triplets(labels)
+    assert Counter(a for a, _, _ in found) == Counter({a for a, _, _ in valid})
+    for a, p, n in found:
+        assert (a, p, n) in valid
+        assert distances[a, p] == min(distances[a, q] for b, q, _ in valid if b == a)
+        negatives = [float(distances[a, q]) for b, _, q in valid if b == a]
+        farther = [d for d in negatives if d > distances[a, p]]
+        assert distances[a, n] == (min(farther) if farther else max(negatives))
+
+
+def test_distance_weighted_gives_each_pair_a_negative_as_its_weight_says() -> None:
+    # One anchor and its positive at 0 and 0.1; negatives at growing distances on a line.
+    points = torch.tensor([[0.0], [0.1], [0.6], [1.0], [1.4], [1.8]])
+    labels = torch.tensor([0, 0, 1, 2, 3, 4])
+    distances = torch.cdist(points, points)
+    counts: Counter[int] = Counter()
+    for seed in range(4000):
+        found = mined(mine_distance_weighted, distances, labels, seed=seed)
+        assert Counter((a, p) for a, p, _ in found) == Counter({(0, 1): 1, (1, 0): 1})
+        counts[next(n for a, _, n in found if a == 0)] += 1
+    differ = labels[:, None] != labels[None]
+    scale = 2**0.5 / float(distances[differ].mean())
+    weights = []
+    for j in range(2, 6):
+        d = min(max(float(distances[0, j]) * scale, 0.5), 1.98)
+        weights.append(d ** (2 - 16) * (1 - d * d / 4) ** ((3 - 16) / 2))
+    for j, weight in zip(range(2, 6), weights, strict=True):
+        expected = 4000 * weight / sum(weights)
+        assert abs(counts[j] - expected) < 5 * max(expected, 1) ** 0.5 + 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distance_weighted_never_draws_what_is_no_negative(seed: int) -> None:
+    distances, labels = batch(seed)
+    found = mined(mine_distance_weighted, distances, labels, seed=seed)
+    assert set(found) <= valid_triplets(labels)
+    assert {(a, p) for a, p, _ in found} == {(a, p) for a, p, _ in valid_triplets(labels)}
+    collapsed = mined(mine_distance_weighted, torch.zeros_like(distances), labels, seed=seed)
+    assert set(collapsed) <= valid_triplets(labels)

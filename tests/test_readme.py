@@ -95,7 +95,7 @@ def test_the_makefile_has_the_two_commands() -> None:
 
 def test_the_demo_does_the_whole_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import retrieval.demo
-    from retrieval.config import DATASET_SETTINGS
+    from retrieval.presets import DATASET_SETTINGS
 
     quick = {**DATASET_SETTINGS["digits"], "epochs": 3, "width": 8}
     monkeypatch.setitem(DATASET_SETTINGS, "digits", quick)

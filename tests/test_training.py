@@ -160,16 +160,35 @@ def test_schedules_by_hand() -> None:
     assert [learning_rate_factor("step", 0, d) for d in (0.49, 0.5, 0.75)] == [1.0, 0.1, 0.01]
 
 
+def task_of(module: nn.Module, **options) -> Task:
+    return Task(
+        module=module, loss=Loss(), batches=Batches(), validate=lambda module: {}, score="score",
+        save_best=lambda module: None, save_state=lambda state: None, **options,
+    )  # fmt: skip
+
+
 def test_weight_decay_concerns_matrices_alone() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     module[0].weight.requires_grad_(False)
-    groups = parameter_groups(module, Loss(), FitConfig(weight_decay=0.3))
-    assert len(groups) == 1  # the filters are frozen: only biases, norms and the loss's offset
-    assert groups[0]["weight_decay"] == 0
+    groups = parameter_groups(task_of(module), FitConfig(weight_decay=0.3))
+    # The filters are frozen: only biases, norms and the loss's offset are left.
+    assert {g["weight_decay"] for g in groups} == {0}
     module[0].weight.requires_grad_(True)
-    matrices, vectors = parameter_groups(module, Loss(), FitConfig(weight_decay=0.3))
-    assert (matrices["weight_decay"], len(matrices["params"])) == (0.3, 1)
-    assert len(vectors["params"]) == 4
+    groups = parameter_groups(task_of(module), FitConfig(weight_decay=0.3))
+    decayed = [p for g in groups if g["weight_decay"] == 0.3 for p in g["params"]]
+    others = [p for g in groups if g["weight_decay"] == 0 for p in g["params"]]
+    assert decayed == [module[0].weight]
+    assert len(others) == 4
+
+
+def test_the_head_and_the_loss_learn_at_a_rate_of_their_own() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
+    groups = parameter_groups(task_of(module, head=(module[1],), head_lr=10.0), FitConfig())
+    scales = {p: g["lr_scale"] for g in groups for p in g["params"]}
+    assert scales[module[0].weight] == scales[module[0].bias] == 1
+    assert scales[module[1].weight] == 10
+    assert len(scales) == 4  # and the loss's offset
+    assert sorted(g["lr_scale"] for g in groups) == [1, 1, 10, 10]
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
@@ -349,5 +368,5 @@ def test_rates_rise_once_then_never_and_stay_positive(schedule: str, warmup: flo
 def test_nesterov_without_momentum_is_plain_descent() -> None:
     module = nn.Linear(2, 1)
     config = FitConfig(optimizer="nesterov", momentum=0.0)
-    optimizer = build_optimizer(config, parameter_groups(module, nn.Identity(), config))
+    optimizer = build_optimizer(config, parameter_groups(task_of(module), config))
     assert optimizer.defaults["nesterov"] is False

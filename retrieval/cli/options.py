@@ -71,10 +71,12 @@ def _field_option(item: dataclasses.Field[Any], hint: Any) -> Callable[[Command]
     name = item.name.replace("_", "-")
     text = item.metadata["help"]
     text = f"{text[0].upper()}{text[1:]}." if not text.startswith("--") else f"{text}."
-    if item.default not in (None, ()):
+    if item.default not in (None, (), ""):
         text += f"  [default: {_shown(item.default)}]"
     if hint is bool:
         return click.option(f"--{name}/--no-{name}", item.name, default=None, help=text)
+    if type(None) in typing.get_args(hint):  # such as float | None
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     kind: Any = {int: int, float: float}.get(hint, str)
     if item.metadata.get("choices"):
         kind = click.Choice(item.metadata["choices"])

@@ -1,25 +1,37 @@
 """Commands that train, and that show what training sees."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
 from retrieval.config import (
-    DATASET_SETTINGS,
     AugmentConfig,
     EmbedderSpec,
     FitConfig,
     LossConfig,
     TrainEmbedConfig,
 )
+from retrieval.presets import DATASET_SETTINGS, PRESETS
+
+if TYPE_CHECKING:
+    from retrieval.checkpoint import Run
+    from retrieval.datasets import LabeledImages
 
 WEIGHTS_SIZE = 224
 """The size of pictures that published weights were trained with."""
 
 
 @click.command("train-embed")
+@click.option(
+    "--preset",
+    type=click.Choice(sorted(PRESETS)),
+    default="default",
+    show_default=True,
+    help="A set of choices for CIFAR-10 and its like; options that are given take precedence.",
+)
 @config_options(TrainEmbedConfig, EmbedderSpec, LossConfig, FitConfig, AugmentConfig)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/embed-DATASET]"
@@ -32,13 +44,18 @@ WEIGHTS_SIZE = 224
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, exactly.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is there already.")
+@click.option(
+    "--dry-run", is_flag=True, help="Train two batches, print sizes and times, keep nothing."
+)
 @device_option
 @json_option
 def train_embed(
+    preset: str,
     out: Path | None,
     data_dir: Path | None,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
     device: str,
     as_json: bool,
     **given: Any,
@@ -49,23 +66,58 @@ def train_embed(
     Examples:
       retrieval train-embed                                    CIFAR-10, downloaded
       retrieval train-embed --dataset flowers/ --out runs/flowers
+      retrieval train-embed --dataset flowers/ --dry-run       how long would it take?
       retrieval train-embed --dataset photos/ --pairs views --views 2     no labels needed
       retrieval train-embed --dataset flowers/ --out runs/flowers --resume
+      retrieval train-embed --dataset flowers/ --backbone resnet18 --stem stock \\
+          --weights imagenet --freeze stem,layer1              fine-tune
+      torchrun --nproc-per-node 2 -m retrieval train-embed --dataset flowers/
 
     The folder flowers/ holds one folder of pictures for each class, or train/ and test/ folders
     that do. The best embedder is kept in RUN/model.safetensors, progress in RUN/metrics.jsonl and
     RUN/curves.png. Ctrl-C stops after the step; --resume goes on as if nothing had happened.
     """
     from retrieval.checkpoint import Run
-    from retrieval.datasets import load_dataset
     from retrieval.device import choose_device, describe
-    from retrieval.errors import ConfigError
-    from retrieval.progress import Progress
-    from retrieval.train_embed import train_embed as train
+    from retrieval.processes import Processes
 
     values = {name: value for name, value in given.items() if value is not None}
     dataset = values.get("dataset", TrainEmbedConfig().dataset)
     run = Run(out or Path("runs") / f"embed-{Path(dataset).name or 'pictures'}")
+    keeps_nothing = dry_run and not resume
+    config, size = _configuration(run, preset, values, resume, overwrite or keeps_nothing)
+    chosen = choose_device(device)
+    processes = Processes.join(chosen)
+    tell = say if processes.first else _nothing
+    into = "to keep nothing" if dry_run else f"into {run.folder}"
+    tell(f"Training on {describe(chosen, config.fit.precision)} {into}")
+    if not processes.first:
+        processes.wait()  # the first one decodes, the others take what it kept
+    data = _read_data(config, data_dir, size, tell)
+    if processes.first:
+        processes.wait()
+    config = config.with_values({"image_size": data.images.shape[1]})
+    if dry_run:
+        _dry_run(config, data, chosen, as_json)
+        return
+    finished = _train(config, data, run, chosen, resume, tell)
+    if not finished:
+        tell(f"Stopped. Continue with: retrieval train-embed --out {run.folder} --resume")
+        raise SystemExit(130)
+    if processes.first:
+        _print_result(run, as_json)
+
+
+def _nothing(text: str) -> None:
+    """What processes other than the first have to say."""
+
+
+def _configuration(
+    run: "Run", preset: str, values: dict[str, Any], resume: bool, overwrite: bool
+) -> tuple[TrainEmbedConfig, int | None]:
+    """The configuration of the run, and the side of its pictures where one was chosen."""
+    from retrieval.errors import ConfigError
+
     if resume:
         config = run.config()
         if values and config.with_values(values) != config:
@@ -73,54 +125,92 @@ def train_embed(
                 f"--resume continues {run.folder} with the options that it was started with; leave "
                 f"out {', '.join('--' + name.replace('_', '-') for name in values)}"
             )
-    elif run.exists and not overwrite:
+        return config, config.embedder.image_size
+    if run.exists and not overwrite:
         raise ConfigError(
             f"{run.folder} holds a run already; give --resume to continue it, --overwrite to "
             "replace it, or another --out"
         )
-    else:
-        values = {**DATASET_SETTINGS.get(dataset, {}), **values}
-        config = TrainEmbedConfig().with_values(values)
-    chosen = choose_device(device)
-    say(f"Training on {describe(chosen, config.fit.precision)} into {run.folder}")
-    size = config.embedder.image_size if resume or "image_size" in values else None
-    if size is None and config.weights is not None:
-        size = WEIGHTS_SIZE
+    dataset = values.get("dataset", TrainEmbedConfig().dataset)
+    values = {**PRESETS[preset], **DATASET_SETTINGS.get(dataset, {}), **values}
+    config = TrainEmbedConfig().with_values(values)
+    if "image_size" in values:
+        return config, config.embedder.image_size
+    return config, WEIGHTS_SIZE if config.weights == "imagenet" else None
+
+
+def _read_data(
+    config: TrainEmbedConfig, data_dir: Path | None, size: int | None, tell: Callable[[str], None]
+) -> "LabeledImages":
+    from retrieval.datasets import load_dataset
+    from retrieval.progress import Progress
+
     with Progress("Reading", None, "pictures") as progress:
         data = load_dataset(
             config.dataset, data_dir=data_dir, image_size=size, on_picture=progress.set_of
         )
-    config = config.with_values({"image_size": data.images.shape[1]})
-    say(
-        f"{data.name}: {len(data):,} pictures of {size or data.images.shape[1]} pixels, "
+    tell(
+        f"{data.name}: {len(data):,} pictures of {data.images.shape[1]} pixels, "
         f"{len(data.classes)} classes"
     )
     if data.left_out:
         path, reason = data.left_out[0]
-        say(f"{len(data.left_out):,} pictures were left out, the first: {path}: {reason}")
+        tell(f"{len(data.left_out):,} pictures were left out, the first: {path}: {reason}")
+    return data
 
+
+def _train(
+    config: TrainEmbedConfig,
+    data: "LabeledImages",
+    run: "Run",
+    device: Any,
+    resume: bool,
+    tell: Callable[[str], None],
+) -> bool:
+    from retrieval.progress import Progress
+    from retrieval.train_embed import train_embed as train
+
+    if tell is _nothing:
+        return train(config, data, run, device=device, resume=resume)
     with Progress("Training", None, "steps") as progress:
-        finished = train(
-            config, data, run, device=chosen, resume=resume,
-            on_step=progress.set_of, on_epoch=lambda record: progress.note(epoch_line(record, config)),
+        return train(
+            config, data, run, device=device, resume=resume, on_step=progress.set_of,
+            on_epoch=lambda record: progress.note(epoch_line(record, config)),
+            on_warning=progress.note,
         )  # fmt: skip
-    if not finished:
-        say(f"Stopped. Continue with: retrieval train-embed --out {run.folder} --resume")
-        raise SystemExit(130)
-    _print_result(run, as_json)
+
+
+def _dry_run(config: TrainEmbedConfig, data: "LabeledImages", device: Any, as_json: bool) -> None:
+    import dataclasses
+
+    from retrieval.trial import try_training
+
+    trial = try_training(config, data, device)
+    if as_json:
+        print_json(dataclasses.asdict(trial))
+        return
+    for name, text in trial.lines():
+        click.echo(f"{name:<22} {text}")
 
 
 def epoch_line(record: dict[str, float], config: TrainEmbedConfig) -> str:
     """One line on an epoch."""
-    parts = [f"epoch {record['epoch']:.0f}/{config.fit.epochs}", f"loss {record['loss']:.3f}"]
+    terms = {n.removeprefix("loss/"): v for n, v in record.items() if n.startswith("loss/")}
+    shown = " + ".join(f"{name} {value:.3f}" for name, value in terms.items())
+    parts = [f"epoch {record['epoch']:.0f}/{config.fit.epochs}", shown]
     if "recall_at_1" in record:
         parts.append(f"recall@1 {record['recall_at_1']:.3f} (held out)")
-    parts.append(f"active {record['active_triplets']:.0%}")
+        parts.append(f"rank {record['effective_rank']:.1f}")
+    if "active_triplets" in record:
+        parts.append(f"active {record['active_triplets']:.0%}")
+    near, far = record["positive_distance"], record["negative_distance"]
+    parts.append(f"near/far {near:.2f}/{far:.2f}")
+    parts.append(f"norm {record['embedding_norm']:.1f}")
     parts.append(f"{record['seconds']:.0f} s")
     return "  ".join(parts)
 
 
-def _print_result(run: Any, as_json: bool) -> None:
+def _print_result(run: "Run", as_json: bool) -> None:
     import json
 
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()

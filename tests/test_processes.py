@@ -1,0 +1,85 @@
+"""Two processes under torchrun do what one does at the same batch size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from retrieval.errors import ConfigError
+from retrieval.processes import Processes
+
+OPTIONS = [
+    "--width", "8", "--embedding-dim", "8", "--epochs", "2", "--batch-size", "16", "--views", "2",
+    "--precision", "fp32", "--lr", "0.05", "--validation", "0.2", "--noise", "0.02", "--json",
+    "--norm-penalty", "l2", "--norm-penalty-on", "weights", "--norm-penalty-weight", "0.01",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def make_pictures(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for colour in range(3):
+        for number in range(20):
+            file = folder / "rgb"[colour] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 100, (17, 17, 3), np.uint8)
+            pixels[:, :, colour] += 100
+            Image.fromarray(pixels).save(file)
+
+
+def train(folder: Path, name: str, program: list[str], *more: str) -> list[dict]:
+    arguments = [*program, "-m", "retrieval", "train-embed", "--dataset", "pictures", "--out", name]
+    done = subprocess.run(
+        [*arguments, *OPTIONS, *more], cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(folder / name / "data"),
+             "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epochs"] == 2  # one process speaks
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    one = train(tmp_path, "one", [sys.executable])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node", "2"]  # fmt: skip
+    two = train(tmp_path, "two", torchrun)
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            if "seconds" not in key:
+                assert b[key] == pytest.approx(a[key], rel=2e-3, abs=2e-3), key
+    weights, other = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=2e-4)
+    seeded = train(tmp_path, "seeded", [sys.executable], "--seed", "1")
+    assert abs(seeded[0]["loss"] - one[0]["loss"]) > 1e-2  # the tolerance tells runs apart
+
+
+def test_a_process_alone_changes_nothing() -> None:
+    alone = Processes()
+    rows = torch.randn(3, 2)
+    assert alone.gather(rows) is rows
+    assert alone.share(7) == slice(0, 7)
+    assert alone.first
+    assert alone.any(True, torch.device("cpu"))
+    assert not alone.any(False, torch.device("cpu"))
+    module = nn.Sequential(nn.BatchNorm2d(2))
+    assert type(alone.share_batch_norm(module)[0]) is nn.BatchNorm2d
+    alone.wait()
+
+
+def test_shares_cover_a_batch_or_are_refused() -> None:
+    shares = [Processes(rank, 3).share(12) for rank in range(3)]
+    assert [row for s in shares for row in range(12)[s]] == list(range(12))
+    with pytest.raises(ConfigError, match="13 pictures, which 3 processes cannot share"):
+        Processes(0, 3).share(13)
