@@ -21,9 +21,11 @@ def augment(
     *,
     batch: int | None = None,
     first: int = 0,
+    mirrored: Tensor | None = None,
 ) -> Tensor:
     """Changed pictures float32 (B,3,S,S) in [0, 255] of pictures uint8 (B,3,S,S).
 
+    ``mirrored`` bool (B,) says which ones a flip concerns; without it a coin is thrown for each.
     Where they are the rows from ``first`` on of a larger ``batch``, they are changed as they would
     be within it.
     """
@@ -35,7 +37,8 @@ def augment(
     if config.crop_padding:
         images = shift_crop(images, config.crop_padding, config.padding, draws)
     if config.flip:
-        images = torch.where(draws.coin()[:, None, None, None], images.flip(3), images)
+        mirrored = draws.coin() if mirrored is None else mirrored
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     pixels = images.float()
     if config.rotation or config.rotation_angles or config.scale:
         pixels = rotate_and_scale(pixels, config, draws)

@@ -30,7 +30,7 @@ class EmbedderSpec(Checked):
         choices=("small", "stock"),
     )
     pool: str = choice(
-        "avgmax", "global pooling before the projection", choices=("avg", "max", "avgmax", "gem")
+        "max", "global pooling before the projection", choices=("avg", "max", "avgmax", "gem")
     )
     embedding_dim: int = choice(64, "numbers in an embedding", at_least=2, at_most=4096)
     output: str = choice(
@@ -61,7 +61,10 @@ class EmbedderSpec(Checked):
 class AugmentConfig(Checked):
     """How a training picture is changed; each picture of a batch gets draws of its own."""
 
-    flip: bool = choice(True, "mirror left to right, half of the time")
+    flip: bool = choice(
+        True,
+        "mirror left to right: each picture in every other epoch, which one is drawn at the start",
+    )
     crop_padding: int = choice(
         2, "shift by up to this many pixels, up, down, left and right", at_least=0, at_most=128
     )
@@ -100,7 +103,7 @@ class LossConfig(Checked):
         "multi-similarity, supcon, proxy-anchor, or the name of a class of pytorch-metric-learning "
         "(these need: pip install 'retrieval[losses]')",
     )
-    loss_weight: float = choice(1.0, "weight of that term", at_least=0)
+    loss_weight: float = choice(0.1, "weight of that term", at_least=0)
     loss_options: str = choice(
         "{}",
         """settings of a loss of pytorch-metric-learning, such as '{"alpha": 2, "beta": 40}'""",
@@ -129,13 +132,24 @@ class LossConfig(Checked):
     )
     softmax_weight: float = choice(
         1.0,
-        "weight of a normalised softmax over learnt class centres, which steadies the start "
+        "weight of a softmax over learnt class centres, which steadies the start "
         "(needs labels; 0 leaves it out)",
         at_least=0,
     )
-    temperature: float = choice(0.1, "temperature of that softmax", at_least=0.001, at_most=10)
+    classifier: str = choice(
+        "linear",
+        "what that softmax is over: linear, dot products of raw embeddings with the centres; cosine, "
+        "cosines of the angles between them",
+        choices=("linear", "cosine"),
+    )
+    temperature: float | None = choice(
+        None,
+        "what they are divided by (without it: 9 for linear, 0.1 for cosine)",
+        at_least=0.001,
+        at_most=1000,
+    )
     label_smoothing: float = choice(
-        0.1, "label smoothing of that softmax", at_least=0, at_most=0.99
+        0.2, "label smoothing of that softmax", at_least=0, at_most=0.99
     )
     norm_penalty: str = choice(
         "none", "penalty on the size of embeddings or weights", choices=("none", "l1", "l2")
@@ -152,13 +166,13 @@ class LossConfig(Checked):
 class FitConfig(Checked):
     """How the numbers are found: optimiser, schedule, precision, length."""
 
-    epochs: int = choice(18, "passes over the training pictures", at_least=1)
+    epochs: int = choice(20, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
         "update rule",
         choices=("sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),
     )
-    lr: float = choice(0.3, "highest learning rate", at_least=1e-9, at_most=1000)
+    lr: float = choice(0.37, "highest learning rate", at_least=1e-9, at_most=1000)
     head_lr: float | None = choice(
         None,
         "learning rate of projection and loss, as a multiple of the rest's (without it: 10 with "
@@ -166,9 +180,12 @@ class FitConfig(Checked):
         at_least=0.001,
         at_most=1000,
     )
-    momentum: float = choice(0.9, "momentum of sgd, nesterov, rmsprop", at_least=0, at_most=0.9999)
+    momentum: float = choice(0.85, "momentum of sgd, nesterov, rmsprop", at_least=0, at_most=0.9999)
     weight_decay: float = choice(
-        5e-4, "the optimiser's weight decay on convolutions and projections", at_least=0, at_most=1
+        1.3e-3,
+        "the optimiser's weight decay on convolutions and projections",
+        at_least=0,
+        at_most=1,
     )
     schedule: str = choice(
         "onecycle",
@@ -176,12 +193,17 @@ class FitConfig(Checked):
         "to 0; onecycle (straight to 0)",
         choices=("constant", "step", "cosine", "onecycle"),
     )
-    warmup: float = choice(0.2, "share of training in which it rises", at_least=0, at_most=0.9)
+    warmup: float = choice(0.23, "share of training in which it rises", at_least=0, at_most=0.9)
     clip_norm: float = choice(0.0, "clip gradients to this norm (0: never)", at_least=0)
+    averaging: str = choice(
+        "lookahead",
+        "average the weights over steps: ema; lookahead, which also goes on from the average every "
+        "five steps; none",
+        choices=("none", "ema", "lookahead"),
+    )
     ema: float = choice(
-        0.99, "average the weights, keeping this share each step (0: no averaging)",
-        at_least=0, at_most=0.99999,
-    )  # fmt: skip
+        0.99, "share of the average that ema keeps each step", at_least=0.5, at_most=0.99999
+    )
     precision: str = choice(
         "auto",
         "auto takes bf16 where the hardware is fast at it",
@@ -205,7 +227,7 @@ class TrainEmbedConfig(Checked):
         choices=("classes", "views"),
     )
     views: int = choice(1, "augmented views of each picture in a batch", at_least=1, at_most=16)
-    batch_size: int = choice(128, "pictures in a batch, before views", at_least=4)
+    batch_size: int = choice(250, "pictures in a batch, before views", at_least=4)
     classes_per_batch: int = choice(16, "classes in a batch (fewer if there are fewer)", at_least=2)
     validation: float = choice(
         0.05, "share of the training pictures held out to watch progress", at_least=0.0, at_most=0.5

@@ -29,6 +29,8 @@ class Embedder(nn.Module):
         self.pool = GlobalPool(spec.pool)
         channels = as_backbone(self.backbone).out_channels * self.pool.multiplier
         self.projection = nn.Linear(channels, spec.embedding_dim, bias=False)
+        # Lengths and angles of features come through, so that it learns no slower than they do.
+        nn.init.orthogonal_(self.projection.weight)
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 

@@ -65,26 +65,38 @@ def norm_penalty(kind: str, tensors: Iterable[Tensor]) -> Tensor:
 
 
 class CentreSoftmax(nn.Module):
-    """Cross-entropy over the cosine to a learnt centre of each class, divided by a temperature.
+    """Cross-entropy over the closeness to a learnt centre of each class, divided by a temperature.
 
-    Source: Wang et al., "NormFace", §3; Zhai and Wu, "Classification is a Strong Baseline for Deep
-    Metric Learning", §3.
+    ``kind`` "linear" takes dot products with raw embeddings, as classifiers do (source of the
+    temperature of 9: arXiv 2404.00498, listing 4); "cosine" takes cosines (sources: Wang et al.,
+    "NormFace", §3; Zhai and Wu, "Classification is a Strong Baseline for Deep Metric Learning", §3).
     """
 
     def __init__(
-        self, dim: int, n_classes: int, temperature: float, label_smoothing: float
+        self,
+        dim: int,
+        n_classes: int,
+        kind: str = "linear",
+        temperature: float | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.centres = nn.Parameter(torch.randn(n_classes, dim))
-        self.temperature, self.label_smoothing = temperature, label_smoothing
+        self.kind, self.label_smoothing = kind, label_smoothing
+        self.temperature = temperature or TEMPERATURES[kind]
+        reach = dim**-0.5
+        self.centres = nn.Parameter(torch.empty(n_classes, dim).uniform_(-reach, reach))
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of embeddings (B,D) with labels int64 (B,) in [0, classes): a scalar."""
-        unit = nn.functional.normalize(embeddings, dim=1)
-        cosines = unit @ nn.functional.normalize(self.centres, dim=1).T
+    def forward(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of raw embeddings (B,D) with labels int64 (B,) in [0, classes): a scalar."""
+        centres: Tensor = self.centres
+        if self.kind == "cosine":
+            raw, centres = (nn.functional.normalize(x, dim=1) for x in (raw, centres))
         return nn.functional.cross_entropy(
-            cosines / self.temperature, labels, label_smoothing=self.label_smoothing
+            raw @ centres.T / self.temperature, labels, label_smoothing=self.label_smoothing
         )
+
+
+TEMPERATURES = {"linear": 9.0, "cosine": 0.1}
 
 
 class EmbeddingLoss(nn.Module):
@@ -118,7 +130,9 @@ class EmbeddingLoss(nn.Module):
             raise ValueError("a norm penalty on weights needs at least one tensor of weights")
         self.softmax: CentreSoftmax | None = None
         if n_classes and config.softmax_weight:
-            self.softmax = CentreSoftmax(dim, n_classes, config.temperature, config.label_smoothing)
+            self.softmax = CentreSoftmax(
+                dim, n_classes, config.classifier, config.temperature, config.label_smoothing
+            )
         if config.loss == "softmax" and self.softmax is None:
             raise ConfigError(
                 "--loss softmax needs labels and a --softmax-weight above 0; nothing is left to learn"
@@ -145,7 +159,7 @@ class EmbeddingLoss(nn.Module):
         if self.config.loss != "softmax":
             terms[self.config.loss] = self.config.loss_weight * main
         if self.softmax is not None:
-            terms["softmax"] = self.config.softmax_weight * self.softmax(embeddings, labels)
+            terms["softmax"] = self.config.softmax_weight * self.softmax(raw, labels)
         if self.config.norm_penalty != "none":
             terms["norm_penalty"] = self.config.norm_penalty_weight * self._penalty(raw)
         return terms, figures

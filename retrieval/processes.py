@@ -94,6 +94,8 @@ class Processes:
                 shared.load_state_dict(child.state_dict())
                 for old, new in zip(child.parameters(), shared.parameters(), strict=True):
                     new.requires_grad_(old.requires_grad)
+                if hasattr(child, "lr_scale"):
+                    shared.lr_scale = child.lr_scale
                 setattr(module, name, shared.to(next(child.buffers()).device))
             else:
                 self.share_batch_norm(child)

@@ -178,6 +178,8 @@ class EmbedBatches:
         self.standardise = embedder.standardise
         self.by_class = config.pairs == "classes"
         self.targets = data.labels if self.by_class else np.arange(len(data), dtype=np.int64)
+        rng = np.random.default_rng(config.fit.seed)
+        self.coins = rng.integers(0, 2, len(data)).astype(bool)
         self.epoch, self.rows = 0, self._rows(0)
         self.steps = len(self.rows)
 
@@ -187,6 +189,15 @@ class EmbedBatches:
         if self.by_class:
             return class_balanced_batches(self.targets, self.config.classes_per_batch, size, rng)
         return shuffled_batches(len(self.data), size, rng)
+
+    def _mirrored(self, rows: np.ndarray, epoch: int) -> Tensor:
+        """Which of these are mirrored: in every other epoch, and every other view, bool (V·B,).
+
+        So a picture is seen both ways in turn. Source: arXiv 2404.00498, §3.6.
+        """
+        view = np.arange(len(rows)) // (len(rows) // self.config.views)
+        flipped = self.coins[rows] ^ ((epoch + view) % 2 == 1)
+        return torch.from_numpy(flipped).to(self.device)
 
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         if epoch != self.epoch:
@@ -199,7 +210,7 @@ class EmbedBatches:
         images = torch.from_numpy(self.data.images[rows[share]]).to(self.device)
         images = augment(
             images.permute(0, 3, 1, 2), self.config.augment, generator,
-            batch=len(rows), first=share.start,
+            batch=len(rows), first=share.start, mirrored=self._mirrored(rows, epoch)[share],
         )  # fmt: skip
         targets = torch.from_numpy(self.targets[rows]).to(self.device)
         return self.standardise(images), targets

@@ -25,6 +25,9 @@ from retrieval.errors import TrainingError
 from retrieval.processes import Processes
 
 SAVE_EVERY_SECONDS = 60.0
+GRADIENT_STEPS = ("sgd", "nesterov")
+LOOKAHEAD_EVERY = 5
+LOOKAHEAD_MEMORY = 0.95**LOOKAHEAD_EVERY
 
 
 class Batches(Protocol):
@@ -94,7 +97,7 @@ class _Progress:
         torch.manual_seed(config.seed)
         self.optimizer = build_optimizer(config, parameter_groups(task, config))
         self.average: AveragedModel | None = None
-        if config.ema:
+        if config.averaging != "none":
             average = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(task.module, multi_avg_fn=average, use_buffers=True)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -177,14 +180,31 @@ class _Progress:
             parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(task.module)
+        self._update_average(done + 1, total_steps)
         self._add({"loss": total.detach()} | {f"loss/{n}": x.detach() for n, x in losses.items()})
         self._add(figures)
         self.step += 1
         self.seconds += time.monotonic() - started
         task.on_step(done + 1, total_steps)
         task.on_figures(figures)
+
+    def _update_average(self, done: int, total_steps: int) -> None:
+        """Take the step's weights into the average; of look-ahead, go on from it.
+
+        Source of look-ahead: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back"; of its
+        growing memory: arXiv 2404.00498, §3.4.
+        """
+        if self.average is None:
+            return
+        lookahead = self.config.averaging == "lookahead"
+        if lookahead and done % LOOKAHEAD_EVERY and done < total_steps:
+            return
+        if lookahead:
+            kept = LOOKAHEAD_MEMORY * (done / total_steps) ** 3
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(kept)
+        self.average.update_parameters(self.task.module)
+        if lookahead:
+            self.task.module.load_state_dict(self.average.module.state_dict())
 
     def _add(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -251,27 +271,31 @@ def learning_rate_factor(schedule: str, warmup: float, done: float) -> float:
 
 
 def parameter_groups(task: Task, config: FitConfig) -> list[dict[str, Any]]:
-    """Parameters to be trained, in groups: weight decay concerns matrices and filters alone."""
+    """Parameters to be trained, in groups of one rate: weight decay concerns matrices and filters.
+
+    With plain gradient steps a module's ``lr_scale`` multiplies the rate of its own parameters; rules
+    that scale steps themselves have no use for it.
+    """
     heads = {p for part in (*task.head, task.loss) for p in part.parameters()}
-    trained = [p for part in (task.module, task.loss) for p in part.parameters() if p.requires_grad]
-    groups = []
-    for scale, parameters in (
-        (1.0, [p for p in trained if p not in heads]),
-        (task.head_lr, [p for p in trained if p in heads]),
-    ):
-        matrices = [p for p in parameters if p.ndim > 1]
-        vectors = [p for p in parameters if p.ndim <= 1]
-        groups += [
-            {"params": matrices, "weight_decay": config.weight_decay, "lr_scale": scale},
-            {"params": vectors, "weight_decay": 0.0, "lr_scale": scale},
-        ]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part in (task.module, task.loss):
+        for module in part.modules():
+            own = getattr(module, "lr_scale", 1.0) if config.optimizer in GRADIENT_STEPS else 1.0
+            for p in module.parameters(recurse=False):
+                decay = config.weight_decay if p.ndim > 1 else 0.0
+                scale = own * (task.head_lr if p in heads else 1.0)
+                if p.requires_grad:
+                    groups.setdefault((scale, decay), []).append(p)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (scale, decay), parameters in groups.items()
+    ]
 
 
 def build_optimizer(config: FitConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser called ``config.optimizer`` over these groups."""
     lr, momentum = config.lr, config.momentum
-    if config.optimizer in ("sgd", "nesterov"):
+    if config.optimizer in GRADIENT_STEPS:
         nesterov = config.optimizer == "nesterov" and momentum > 0
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     if config.optimizer == "rmsprop":

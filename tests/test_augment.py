@@ -5,14 +5,13 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from retrieval.augment import _Draws
-from retrieval.augment import augment, cutout, rotate_and_scale, shift_crop, turn_hue
+from retrieval.augment import _Draws, augment, cutout, rotate_and_scale, shift_crop, turn_hue
 from retrieval.config import AugmentConfig
 
 NOTHING = {"flip": False, "crop_padding": 0, "cutout": 0}
 
 
-def Draws(n: int, device: torch.device, generator: torch.Generator) -> _Draws:  # noqa: N802
+def Draws(n: int, device: torch.device, generator: torch.Generator) -> _Draws:
     return _Draws(slice(0, n), n, device, generator)
 
 

@@ -17,6 +17,12 @@ from retrieval.losses import (
 from retrieval.mining import MINERS
 
 
+def config_of(**fields) -> LossConfig:
+    return LossConfig(
+        **{"loss_weight": 1.0, "classifier": "cosine", "label_smoothing": 0.1, **fields}
+    )
+
+
 def manhattan_squared(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x - y).abs().sum(-1) ** 2
 
@@ -62,7 +68,7 @@ def test_pairwise_distances_equal_a_loop(distance) -> None:
 def test_the_triplet_term_equals_a_loop_over_the_mined_triplets(distance, mining: str) -> None:
     raw = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(12) % 3
-    config = LossConfig(mining=mining, margin=0.4, softmax_weight=0)
+    config = config_of(mining=mining, margin=0.4, softmax_weight=0)
     loss = loss_of(config, distance)
     terms, figures = call(loss, raw, labels)
     unit = nn.functional.normalize(raw, dim=1)
@@ -101,7 +107,7 @@ def test_mean_of_active_leaves_satisfied_triplets_out_and_keeps_a_graph() -> Non
 def test_no_triplets_still_give_a_zero_with_a_graph() -> None:
     raw = torch.randn(4, 5, requires_grad=True)
     terms, figures = call(
-        loss_of(LossConfig(softmax_weight=0)), raw, torch.zeros(4, dtype=torch.int64)
+        loss_of(config_of(softmax_weight=0)), raw, torch.zeros(4, dtype=torch.int64)
     )
     terms["triplet"].backward()
     assert terms["triplet"].item() == 0
@@ -112,7 +118,7 @@ def test_no_triplets_still_give_a_zero_with_a_graph() -> None:
 @pytest.mark.parametrize("distance", ["l1", "l2", "cosine"])
 def test_equal_embeddings_have_finite_gradients(distance: str) -> None:
     raw = torch.ones(6, 5, requires_grad=True)
-    terms, _ = call(loss_of(LossConfig(), distance), raw, torch.arange(6) % 3)
+    terms, _ = call(loss_of(config_of(), distance), raw, torch.arange(6) % 3)
     sum(terms.values()).backward()
     assert terms["triplet"].item() == pytest.approx(0.2, abs=1e-4)  # exactly the margin: collapse
     assert torch.isfinite(raw.grad).all()
@@ -122,7 +128,7 @@ def test_the_gradient_equals_that_of_finite_differences() -> None:
     raw = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     raw.requires_grad_()
     labels = torch.arange(6) % 2
-    loss = loss_of(LossConfig(mining="all", margin=3.0, norm_penalty="l2"), n_classes=2).double()
+    loss = loss_of(config_of(mining="all", margin=3.0, norm_penalty="l2"), n_classes=2).double()
     assert torch.autograd.gradcheck(lambda x: sum(call(loss, x, labels)[0].values()), raw)
 
 
@@ -137,7 +143,7 @@ def test_the_penalty_acts_on_raw_embeddings_where_it_has_a_gradient() -> None:
     on_unit = norm_penalty("l2", [nn.functional.normalize(raw, dim=1)])
     (gradient,) = torch.autograd.grad(on_unit, raw)
     assert gradient.abs().max() < 1e-6
-    config = LossConfig(norm_penalty="l2", norm_penalty_weight=0.5, loss_weight=0, softmax_weight=0)
+    config = config_of(norm_penalty="l2", norm_penalty_weight=0.5, loss_weight=0, softmax_weight=0)
     terms, _ = call(loss_of(config), raw, torch.arange(4) % 2)
     expected = 0.5 * sum(float(row @ row) / 2 for row in raw.detach()) / 4
     assert terms["norm_penalty"].item() == pytest.approx(expected)
@@ -147,13 +153,13 @@ def test_the_penalty_acts_on_raw_embeddings_where_it_has_a_gradient() -> None:
 
 def test_the_penalty_on_weights_sees_the_weights() -> None:
     weights = [torch.tensor([[1.0, -4.0]])]
-    config = LossConfig(norm_penalty="l1", norm_penalty_on="weights", norm_penalty_weight=0.1)
+    config = config_of(norm_penalty="l1", norm_penalty_on="weights", norm_penalty_weight=0.1)
     terms, _ = call(loss_of(config, weights=weights), torch.randn(4, 5), torch.arange(4) % 2)
     assert terms["norm_penalty"].item() == pytest.approx(0.5)
 
 
 def test_centre_softmax_equals_cross_entropy_of_scaled_cosines() -> None:
-    softmax = CentreSoftmax(2, 2, temperature=0.5, label_smoothing=0.0)
+    softmax = CentreSoftmax(2, 2, "cosine", temperature=0.5, label_smoothing=0.0)
     softmax.centres.data = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
     angle = math.pi / 6
     found = softmax(torch.tensor([[3 * math.cos(angle), 3 * math.sin(angle)]]), torch.tensor([0]))
@@ -162,13 +168,13 @@ def test_centre_softmax_equals_cross_entropy_of_scaled_cosines() -> None:
 
 
 def test_without_classes_there_are_no_centres() -> None:
-    assert loss_of(LossConfig(), n_classes=0).softmax is None
-    assert list(loss_of(LossConfig(), n_classes=0).parameters()) == []
+    assert loss_of(config_of(), n_classes=0).softmax is None
+    assert list(loss_of(config_of(), n_classes=0).parameters()) == []
 
 
 def test_a_penalty_on_no_weights_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        loss_of(LossConfig(norm_penalty="l2", norm_penalty_on="weights"))
+        loss_of(config_of(norm_penalty="l2", norm_penalty_on="weights"))
 
 
 def circle(*degrees: float) -> torch.Tensor:
@@ -180,7 +186,7 @@ def test_angles_on_a_circle_by_hand() -> None:
     # Two pictures of one class 60° apart, a stranger at 90°: chords of 60° and 90° are 1 and √2,
     # and the one of 30° is 2 sin 15°. The anchor at 0° is satisfied, the one at 60° is not.
     raw, labels = circle(0, 60, 90), torch.tensor([0, 0, 1])
-    config = LossConfig(mining="all", margin=0.3, softmax_weight=0, loss_weight=2.0)
+    config = config_of(mining="all", margin=0.3, softmax_weight=0, loss_weight=2.0)
     terms, figures = call(loss_of(config, bound=lambda x: x), raw, labels)
     chord = 2 * math.sin(math.pi / 12)
     assert terms["triplet"].item() == pytest.approx(2 * (1 - chord + 0.3), abs=1e-5)
@@ -220,7 +226,7 @@ def test_the_gradient_of_the_squared_distance_by_hand() -> None:
 
 def test_a_loss_of_exactly_zero_is_not_active() -> None:
     raw = torch.tensor([[0.0], [1.0], [2.0]])  # 1 − 2 + 1 = 0 for the first anchor
-    config = LossConfig(mining="all", margin=1.0, softmax_weight=0)
+    config = config_of(mining="all", margin=1.0, softmax_weight=0)
     loss = loss_of(config, lambda x, y: (x - y).abs().sum(-1), bound=lambda x: x)
     terms, figures = call(loss, raw, torch.tensor([0, 0, 1]))
     assert terms["triplet"].item() == 1.0  # the second anchor's: 1 − 1 + 1
@@ -236,15 +242,23 @@ def test_a_distance_that_learns_is_trained_with_the_loss() -> None:
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return ((x - y) * self.weight).abs().sum(-1)
 
-    loss = loss_of(LossConfig(margin=5.0), Weighted(), n_classes=0)
+    loss = loss_of(config_of(margin=5.0), Weighted(), n_classes=0)
     terms, _ = call(loss, torch.randn(6, 5), torch.arange(6) % 2)
     terms["triplet"].backward()
     assert [p.grad is not None for p in loss.parameters()] == [True]
 
 
+def test_the_linear_softmax_is_that_of_a_classifier() -> None:
+    softmax = CentreSoftmax(2, 2)
+    softmax.centres.data = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    found = softmax(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+    right, wrong = math.exp(6 / 9), math.exp(20 / 9)
+    assert found.item() == pytest.approx(-math.log(right / (right + wrong)))
+
+
 def test_label_smoothing_is_that_of_cross_entropy() -> None:
     torch.manual_seed(0)
-    softmax = CentreSoftmax(5, 3, temperature=0.2, label_smoothing=0.3)
+    softmax = CentreSoftmax(5, 3, "cosine", temperature=0.2, label_smoothing=0.3)
     x, labels = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
     expected = 0.0
     for row, label in zip(x, labels.tolist(), strict=True):
@@ -258,19 +272,19 @@ def test_label_smoothing_is_that_of_cross_entropy() -> None:
 def test_weights_of_terms_scale_them_and_0_leaves_the_softmax_out() -> None:
     torch.manual_seed(0)
     raw, labels = torch.randn(6, 5), torch.arange(6) % 3
-    one, _ = call(loss_of(LossConfig(norm_penalty="l1", norm_penalty_weight=1.0)), raw, labels)
-    config = LossConfig(
+    one, _ = call(loss_of(config_of(norm_penalty="l1", norm_penalty_weight=1.0)), raw, labels)
+    config = config_of(
         loss_weight=3, softmax_weight=0.5, norm_penalty="l1", norm_penalty_weight=2.0
     )
     other, _ = call(loss_of(config), raw, labels)
     ratios = {name: (other[name] / one[name]).item() for name in one}
     assert ratios == pytest.approx({"triplet": 3, "softmax": 0.5, "norm_penalty": 2})
-    assert loss_of(LossConfig(softmax_weight=0)).softmax is None
+    assert loss_of(config_of(softmax_weight=0)).softmax is None
 
 
 def test_figures_are_means_over_all_pairs() -> None:
     raw = torch.tensor([[0.0], [1.0], [5.0], [2.0]])
-    config = LossConfig(mining="hardest", margin=0.1, softmax_weight=0)
+    config = config_of(mining="hardest", margin=0.1, softmax_weight=0)
     loss = loss_of(config, "l1", bound=lambda x: x)
     _, figures = call(loss, raw, torch.tensor([0, 0, 0, 1]))
     assert figures["positive_distance"] == pytest.approx((1 + 5 + 4) / 3)
@@ -282,7 +296,7 @@ def test_figures_are_means_over_all_pairs() -> None:
 def test_spread_is_0_for_one_point_and_1_for_opposite_ones() -> None:
     point, opposite = torch.ones(4, 5), torch.ones(4, 5) * torch.tensor([[1.0], [-1], [1], [-1]])
     labels = torch.tensor([0, 1, 0, 1])
-    loss = loss_of(LossConfig())
+    loss = loss_of(config_of())
     assert call(loss, point, labels)[1]["spread"] == pytest.approx(0, abs=1e-6)
     assert call(loss, opposite, labels)[1]["spread"] == pytest.approx(1, abs=1e-6)
     empty = call(loss, torch.empty(0, 5), labels[:0])[1]

@@ -37,7 +37,8 @@ def make_pictures(folder: Path) -> None:
 def train(folder: Path, name: str, program: list[str], *more: str) -> list[dict]:
     arguments = [*program, "-m", "retrieval", "train-embed", "--dataset", "pictures", "--out", name]
     done = subprocess.run(
-        [*arguments, *OPTIONS, *more], cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        [*arguments, *OPTIONS, *more], cwd=folder, capture_output=True, text=True, timeout=120,
+        check=False,
         env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(folder / name / "data"),
              "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

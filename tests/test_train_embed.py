@@ -15,7 +15,7 @@ from retrieval.train_embed import EmbedBatches, build_embedder, train_embed, val
 CPU = torch.device("cpu")
 SMALL = {
     "dataset": "made up", "width": 8, "embedding_dim": 8, "epochs": 12, "batch_size": 32,
-    "validation": 0.2, "lr": 0.05, "ema": 0.8, "precision": "fp32", "cutout": 0, "crop_padding": 2,
+    "validation": 0.2, "precision": "fp32", "cutout": 0, "crop_padding": 2,
 }  # fmt: skip
 
 

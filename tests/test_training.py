@@ -21,7 +21,7 @@ from retrieval.training import (
     step_seed,
 )
 
-QUICK = FitConfig(epochs=3, lr=0.05, ema=0.9, precision="fp32", weight_decay=1e-3)
+QUICK = FitConfig(epochs=3, lr=0.05, averaging="ema", ema=0.9, precision="fp32", weight_decay=1e-3)
 
 
 class Batches:
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
 def test_without_averaging_and_validation_the_last_weights_are_kept() -> None:
     recorder = Recorder()
     recorder.task.validate = lambda module: {}
-    fit(recorder.task, dataclasses.replace(QUICK, ema=0.0))
+    fit(recorder.task, dataclasses.replace(QUICK, averaging="none"))
     assert len(recorder.best) == 3
     assert recorder.best[-1] is recorder.task.module
     assert recorder.states[-1]["average"] is None
@@ -305,7 +305,7 @@ def test_steps_averages_clipping_and_decay_by_arithmetic(clip: float, decay: flo
     task = fixed_task((0.5, -0.5), saved)
     config = FitConfig(
         epochs=2, optimizer="sgd", lr=0.02, momentum=0.5, weight_decay=decay, clip_norm=clip,
-        schedule="onecycle", warmup=0.5, ema=0.75, precision="fp32",
+        schedule="onecycle", warmup=0.5, averaging="ema", ema=0.75, precision="fp32",
     )  # fmt: skip
     fit(task, config)
     w, velocity, average = [0.5, -0.5, 0.0], [0.0] * 3, None

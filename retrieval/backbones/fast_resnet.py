@@ -2,32 +2,46 @@
 
 It is laid out for speed on processors as well as GPUs: dense 3×3 convolutions only, pooling before
 normalisation, at most 31×31 positions, widths w, 4w, 4w. The first layer is fixed: it whitens 2×2
-patches. The design follows Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"
-(arXiv 2404.00498), with these differences: the second convolution of a stage is a residual branch,
-activations are SiLU, and there is no final pooling (heads pool).
+patches. Normalisation has no scales, and its biases learn 64 times as fast as the filters. The design
+follows Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498, §3), whose
+second convolution of a stage is a residual one at the start (identity filters); there is no final
+pooling, since heads pool.
 """
 
 import torch
 from torch import Tensor, nn
 
+BIAS_LR_SCALE = 64.0
+
+
+class BiasNorm(nn.BatchNorm2d):
+    """Batch normalisation that learns biases alone, and fast; its statistics follow quickly."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.4)
+        self.weight.requires_grad_(False)
+        self.lr_scale = BIAS_LR_SCALE
+
 
 class Stage(nn.Module):
-    """Convolve, halve, normalise; then add a second convolution's response: (H,W) → (H/2,W/2)."""
+    """Convolve, halve, normalise; convolve, normalise: (H,W) → (H/2,W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(2)
-        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.norm1 = BiasNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.activate = nn.SiLU(inplace=True)
+        self.norm2 = BiasNorm(out_channels)
+        self.activate = nn.GELU()
         # Identity filters first: the signal of the stage below passes through from step one.
         nn.init.dirac_(self.conv1.weight[:in_channels].data)
+        nn.init.dirac_(self.conv2.weight.data)
 
     def forward(self, features: Tensor) -> Tensor:
         features = self.activate(self.norm1(self.pool(self.conv1(features))))
-        return features + self.activate(self.norm2(self.conv2(features)))
+        stage: Tensor = self.activate(self.norm2(self.conv2(features)))
+        return stage
 
 
 class FastResNet(nn.Module):
@@ -47,7 +61,7 @@ class FastResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         # Whitening takes small differences of large numbers: in bf16 little would be left of them.
         with torch.autocast(images.device.type, enabled=False):
-            white = nn.functional.silu(self.whiten(images))
+            white = nn.functional.gelu(self.whiten(images))
         features: Tensor = self.stages(white)
         return features
 
