@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from index.atomic import write_atomically
+from retrieval import models
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError, ConfigError
@@ -33,9 +34,15 @@ MODEL_FILE = "model.safetensors"
 FORMAT = "retrieval-embedder-1"
 
 
-def save_embedder(embedder: Embedder, file: Path) -> None:
-    """Write spec and weights to one safetensors file, atomically."""
-    state = {name: t.detach().cpu().contiguous() for name, t in embedder.state_dict().items()}
+def save_embedder(embedder: Embedder, file: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write spec and weights to one safetensors file, atomically.
+
+    With float16 as ``dtype`` filters take half the space; statistics and biases stay as they are.
+    """
+    state = {
+        name: (t.to(dtype) if t.ndim > 1 else t).detach().cpu().contiguous()
+        for name, t in embedder.state_dict().items()
+    }
     metadata = {"format": FORMAT, "spec": json.dumps(embedder.spec.to_dict())}
     metadata["embedder_id"] = _hash(metadata["spec"], state)
     write_atomically(file, save(state, metadata))
@@ -54,11 +61,9 @@ def load_embedder(path: Path) -> Embedder:
             f"{file} is damaged: its weights do not match the checksum in its header; copy it again"
         )
     try:
-        # Embedders of before there was a choice looked at the picture alone.
-        spec = {"mirror": False} | json.loads(metadata["spec"])
-        embedder = Embedder(EmbedderSpec.from_dict(spec))
+        embedder = Embedder(_spec(file, metadata))
         embedder.load_state_dict(state)
-    except (ConfigError, RuntimeError, TypeError, ValueError) as error:
+    except (ConfigError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch writes several lines
         raise CheckpointError(f"{file} does not describe an embedder of ours: {reason}") from error
     return embedder.eval()
@@ -74,6 +79,13 @@ def embedder_id(path: Path) -> str:
         return _metadata(file, opened)["embedder_id"]
 
 
+def embedder_spec(path: Path) -> EmbedderSpec:
+    """What kind of embedder is saved here, without reading its weights."""
+    file = model_file(path)
+    with _opened(file) as opened:
+        return _spec(file, _metadata(file, opened))
+
+
 def is_embedder(path: Path) -> bool:
     """Whether an embedder was saved here, rather than weights of another kind, or none."""
     try:
@@ -84,16 +96,20 @@ def is_embedder(path: Path) -> bool:
 
 
 def model_file(path: Path) -> Path:
-    """The safetensors file that ``path`` (a folder, or the file itself) stands for.
+    """The safetensors file that ``path`` stands for: a folder, a file, or a name in the box.
 
     Raises CheckpointError where there is none.
     """
     file = path / MODEL_FILE if path.is_dir() else path
     if file.is_file():
         return file
+    boxed = None if path.exists() else models.model_in_the_box(str(path))
+    if boxed is not None:
+        return boxed
     raise CheckpointError(
-        f"there is no model at {path}; expected a run folder with {MODEL_FILE} in it, or such a "
-        "file (make one with: retrieval train-embed --out RUN)"
+        f"there is no model at {path}; expected a run folder with {MODEL_FILE} in it, such a file, or "
+        f"a name in the box: {', '.join(models.names())} (make one with: retrieval train-embed --out "
+        "RUN)"
     )
 
 
@@ -123,6 +139,14 @@ def _metadata(file: Path, opened: Any) -> dict[str, str]:
     if missing:
         raise CheckpointError(f"{file} is damaged: its header has no {min(missing)}; copy it again")
     return metadata
+
+
+def _spec(file: Path, metadata: dict[str, str]) -> EmbedderSpec:
+    try:
+        # Embedders of before there was a choice looked at the picture alone.
+        return EmbedderSpec.from_dict({"mirror": False} | json.loads(metadata["spec"]))
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} does not describe an embedder of ours: {error}") from error
 
 
 def _hash(spec: str, state: dict[str, Tensor]) -> str:

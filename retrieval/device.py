@@ -1,5 +1,8 @@
 """Where networks run, and in which precision."""
 
+import ctypes
+import sys
+
 import torch
 
 from retrieval.errors import ConfigError
@@ -42,3 +45,19 @@ def describe(device: torch.device, precision: str = "auto") -> str:
     else:
         name = device.type
     return f"{name}, {'bf16' if use_bf16(device, precision) else 'fp32'}, channels-last"
+
+
+def keep_freed_memory() -> None:
+    """Make the C library keep large blocks that are freed, for the next step to use.
+
+    Otherwise glibc hands them back to the system, and each step faults the pages of its activations in
+    again: a tenth to a quarter of the time of a step on processors. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in MALLOC_OPTIONS.items():
+            mallopt(option, value)
+
+
+MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**28}
+"""By their numbers in malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD."""

@@ -30,19 +30,21 @@ def effective_rank(embeddings: np.ndarray) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+WINDOW = 100
+"""Steps over which figures are averaged before they are judged."""
+
+
 class CollapseAlarm:
     """Watches the figures of each batch; speaks where the embedding has collapsed.
 
-    Figures are averaged over windows of ``window`` steps, of which the first is not judged, because
+    Figures are averaged over windows of ``WINDOW`` steps, of which the first is not judged, because
     an untrained network looks collapsed too. The first bad window calls ``warn``; the second one in a
     row raises TrainingError where ``stop``. A loss at the margin alone is no sign: the mean over
     active triplets stays there in healthy runs too.
     """
 
-    def __init__(
-        self, warn: Callable[[str], None], *, stop: bool = True, window: int = 100
-    ) -> None:
-        self.warn, self.stop, self.window = warn, stop, window
+    def __init__(self, warn: Callable[[str], None], *, stop: bool = True) -> None:
+        self.warn, self.stop, self.window = warn, stop, WINDOW
         self.steps, self.bad = 0, 0
         self.sums = dict.fromkeys(("spread", "positive_distance", "negative_distance"), 0.0)
 

@@ -176,6 +176,8 @@ CURVES = (
     ("loss", lambda name: name.startswith("loss")),
     ("recall@1, held out", lambda name: name == "recall_at_1"),
     ("share of active triplets", lambda name: name == "active_triplets"),
+    ("distances within and between classes", lambda name: name.endswith("_distance")),
+    ("effective rank", lambda name: name == "effective_rank"),
     ("learning rate", lambda name: name == "lr"),
 )
 
@@ -185,8 +187,8 @@ def training_curves(records: Iterable[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     records = list(records)
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    for axes, (title, wanted) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    for axes, (title, wanted) in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
         names = [name for name in dict.fromkeys(n for r in records for n in r) if wanted(name)]
         for name in names:
             points = [(r["epoch"], r[name]) for r in records if name in r]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from retrieval.backbones.fast_resnet import FastResNet
 from retrieval.checkpoint import MODEL_FILE, Run, is_embedder, load_embedder, save_embedder
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.datasets import LabeledImages
+from retrieval.device import keep_freed_memory
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ConfigError, DataError
@@ -88,6 +90,8 @@ def embedding_task(
     Raises as ``train_embed`` does.
     """
     _check_classes(config, fitting)
+    if device.type == "cpu":
+        keep_freed_memory()
     embedder = build_embedder(config, fitting.images).to(device)
     embedder = embedder.to(memory_format=torch.channels_last)
     embedder.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
@@ -182,6 +186,8 @@ class EmbedBatches:
         self.coins = rng.integers(0, 2, len(data)).astype(bool)
         self.epoch, self.rows = 0, self._rows(0)
         self.steps = len(self.rows)
+        self.reader = ThreadPoolExecutor(1)
+        self.ahead: tuple[tuple[int, int], Future[np.ndarray] | None] = ((-1, -1), None)
 
     def _rows(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.config.fit.seed, epoch))
@@ -189,6 +195,22 @@ class EmbedBatches:
         if self.by_class:
             return class_balanced_batches(self.targets, self.config.classes_per_batch, size, rng)
         return shuffled_batches(len(self.data), size, rng)
+
+    def _pixels(self, epoch: int, step: int, rows: np.ndarray) -> np.ndarray:
+        """The pictures of these rows; those of the next step are read meanwhile.
+
+        Pictures that are mapped from disk so arrive while the network computes.
+        """
+        place, reading = self.ahead
+        pixels = reading.result() if reading and place == (epoch, step) else self.data.images[rows]
+        self.ahead = ((epoch, step + 1), None)
+        if step + 1 < self.steps:
+            following = np.tile(self.rows[step + 1], self.config.views)
+            following = following[self.processes.share(len(following))]
+            self.ahead = (
+                (epoch, step + 1), self.reader.submit(self.data.images.__getitem__, following)
+            )  # fmt: skip
+        return pixels
 
     def _mirrored(self, rows: np.ndarray, epoch: int) -> Tensor:
         """Which of these are mirrored: in every other epoch, and every other view, bool (V·B,).
@@ -204,10 +226,11 @@ class EmbedBatches:
             self.epoch, self.rows = epoch, self._rows(epoch)
         rows = np.tile(self.rows[step], self.config.views)
         share = self.processes.share(len(rows))
+        pixels = self._pixels(epoch, step, rows[share])
         # One generator for augmentation, another (of fit) for mining: each stays what it is when
         # the other draws more.
         generator = step_generator(self.config.fit.seed + 1, epoch, step)
-        images = torch.from_numpy(self.data.images[rows[share]]).to(self.device)
+        images = torch.from_numpy(pixels).to(self.device)
         images = augment(
             images.permute(0, 3, 1, 2), self.config.augment, generator,
             batch=len(rows), first=share.start, mirrored=self._mirrored(rows, epoch)[share],

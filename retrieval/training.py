@@ -154,15 +154,31 @@ class _Progress:
 
     def run_step(self) -> None:
         started = time.monotonic()
-        config, task = self.config, self.task
-        total_steps = config.epochs * task.batches.steps
-        done = self.epoch * task.batches.steps + self.step
-        factor = learning_rate_factor(config.schedule, config.warmup, done / total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * group["lr_scale"] * factor
+        total_steps = self.config.epochs * self.task.batches.steps
+        done = self.epoch * self.task.batches.steps + self.step
+        self._set_rates(done / total_steps)
         # Dropout and the like draw from the global generator.
-        torch.manual_seed(step_seed(config.seed, self.epoch, self.step))
-        generator = step_generator(config.seed, self.epoch, self.step)
+        torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))
+        losses, figures = self._losses()
+        total = torch.stack(list(losses.values())).sum()
+        self._check_finite(total, losses)
+        self._descend(total)
+        self._update_average(done + 1, total_steps)
+        self._add({"loss": total.detach()} | {f"loss/{n}": x.detach() for n, x in losses.items()})
+        self._add(figures)
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        self.task.on_step(done + 1, total_steps)
+        self.task.on_figures(figures)
+
+    def _set_rates(self, done: float) -> None:
+        factor = learning_rate_factor(self.config.schedule, self.config.warmup, done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * group["lr_scale"] * factor
+
+    def _losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Loss terms and figures of the batch of this step, all processes' rows together."""
+        task = self.task
         task.module.train()
         waiting = time.monotonic()
         inputs, targets = task.batches(self.epoch, self.step)
@@ -170,23 +186,18 @@ class _Progress:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = task.module(inputs)
         outputs = task.processes.gather(outputs)
+        generator = step_generator(self.config.seed, self.epoch, self.step)
         losses, figures = task.loss(outputs, targets, generator)
-        total = torch.stack(list(losses.values())).sum()
-        self._check_finite(total, losses)
+        return losses, figures
+
+    def _descend(self, total: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        task.processes.average_gradients(task.module)
-        if config.clip_norm:
+        self.task.processes.average_gradients(self.task.module)
+        if self.config.clip_norm:
             parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self.optimizer.step()
-        self._update_average(done + 1, total_steps)
-        self._add({"loss": total.detach()} | {f"loss/{n}": x.detach() for n, x in losses.items()})
-        self._add(figures)
-        self.step += 1
-        self.seconds += time.monotonic() - started
-        task.on_step(done + 1, total_steps)
-        task.on_figures(figures)
 
     def _update_average(self, done: int, total_steps: int) -> None:
         """Take the step's weights into the average; of look-ahead, go on from it.
@@ -197,7 +208,8 @@ class _Progress:
         if self.average is None:
             return
         lookahead = self.config.averaging == "lookahead"
-        if lookahead and done % LOOKAHEAD_EVERY and done < total_steps:
+        ends_epoch = done % self.task.batches.steps == 0
+        if lookahead and done % LOOKAHEAD_EVERY and not ends_epoch:
             return
         if lookahead:
             kept = LOOKAHEAD_MEMORY * (done / total_steps) ** 3

@@ -17,7 +17,7 @@ LAYERS = [
     {"images", "device", "processes", "presets"},
     {"config"},
     {"settings"},
-    {"errors", "__init__"},
+    {"errors", "models", "__init__"},
 ]  # fmt: skip
 
 

@@ -259,3 +259,27 @@ def test_the_pictures_given_stay_as_they_were() -> None:
     before = images.clone()
     run(images, **EVERYTHING)
     assert torch.equal(images, before)
+
+
+def test_a_share_of_a_batch_is_changed_as_within_it() -> None:
+    images = torch.randint(0, 256, (9, 3, 12, 12), dtype=torch.uint8)
+    config = AugmentConfig(
+        rotation=20, scale=0.2, brightness=0.3, hue=0.1, noise=0.05, cutout=4, crop_padding=2
+    )
+    whole = augment(images, config, torch.Generator().manual_seed(3))
+    for first, end in ((0, 4), (4, 9)):
+        share = augment(
+            images[first:end], config, torch.Generator().manual_seed(3), batch=9, first=first
+        )
+        torch.testing.assert_close(share, whole[first:end])
+
+
+def test_which_pictures_are_mirrored_can_be_said() -> None:
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    config = AugmentConfig(crop_padding=0)
+    mirrored = torch.tensor([True, False, True])
+    found = augment(images, config, torch.Generator(), mirrored=mirrored)
+    expected = [
+        image.flip(2) if flip else image for image, flip in zip(images, mirrored, strict=True)
+    ]
+    assert torch.equal(found, torch.stack(expected).float())

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
+from retrieval import diagnosis
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.errors import TrainingError
+
+@pytest.fixture(autouse=True)
+def windows_of_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "WINDOW", 2)
+
 
 HEALTHY = {"spread": 0.9, "positive_distance": 0.5, "negative_distance": 1.3}
 POINT = {"spread": 0.001, "positive_distance": 0.01, "negative_distance": 0.011}
@@ -28,7 +34,7 @@ def test_fewer_than_two_vectors_or_equal_ones_have_no_rank() -> None:
 
 def listen(figures: list[dict[str, float]], stop: bool = True) -> tuple[list[str], str | None]:
     warnings: list[str] = []
-    alarm = CollapseAlarm(warnings.append, stop=stop, window=2)
+    alarm = CollapseAlarm(warnings.append, stop=stop)
     try:
         for one in figures:
             alarm(one)

@@ -18,7 +18,7 @@ QUICK = ["--width", "8", "--epochs", "1", "--batch-size", "12", "--validation", 
 
 def make_flowers(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    for split in ("flowers/train", "flowers/test", "more"):
+    for split in ("flowers/train", "flowers/test", "more", "photos"):
         for label in ("rose", "tulip"):
             for number in range(8):
                 file = folder / split / label / f"{number}.png"

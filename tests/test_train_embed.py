@@ -5,12 +5,19 @@ import numpy as np
 import pytest
 import torch
 
+from retrieval import diagnosis
 from retrieval.checkpoint import Run, load_embedder
 from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import embed_images
-from retrieval.errors import DataError
-from retrieval.train_embed import EmbedBatches, build_embedder, train_embed, validate
+from retrieval.errors import ConfigError, DataError, TrainingError
+from retrieval.train_embed import (
+    EmbedBatches,
+    build_embedder,
+    embedding_task,
+    train_embed,
+    validate,
+)
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -142,3 +149,104 @@ def test_validation_leaves_the_picture_itself_out() -> None:
     )
     assert validate(embedder, pairs, config)["recall_at_1"] == 1.0
     assert validate(embedder, data.subset(np.empty(0, int)), config) == {}
+
+
+def trained(folder: Path, **settings):
+    config = TrainEmbedConfig().with_values({**SMALL, "epochs": 1, **settings})
+    fitting, _ = stripes(80).holdout(config.validation, config.fit.seed)
+    torch.manual_seed(config.fit.seed)
+    before = build_embedder(config, fitting.images).state_dict()
+    history = train(folder, stripes(80), **{"epochs": 1, **settings})
+    return before, load_embedder(folder).state_dict(), history
+
+
+def test_frozen_parts_keep_weights_and_statistics(tmp_path: Path) -> None:
+    before, after, _ = trained(tmp_path, freeze="stages.0,stages.1", averaging="none")
+    for name, tensor in before.items():
+        same = torch.equal(tensor, after[name])
+        frozen = name.startswith(
+            ("backbone.stages.0", "backbone.stages.1", "backbone.whiten.weight")
+        )
+        learns = name in ("projection.weight", "backbone.stages.2.conv1.weight",
+                          "backbone.stages.2.norm1.running_mean")  # fmt: skip
+        assert same or not frozen, name
+        assert not (same and learns), name
+
+
+def test_frozen_batch_norm_keeps_statistics_while_filters_learn(tmp_path: Path) -> None:
+    before, after, _ = trained(tmp_path, freeze_batch_norm=True, averaging="none")
+    for name, tensor in before.items():
+        if "norm" in name:
+            assert torch.equal(tensor, after[name]), name
+    assert not torch.equal(
+        before["backbone.stages.0.conv1.weight"], after["backbone.stages.0.conv1.weight"]
+    )
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'layer9'.*stages\.0"):
+        train(tmp_path, stripes(80), freeze="layer9")
+
+
+def test_training_goes_on_from_a_model_of_ours(tmp_path: Path) -> None:
+    train(tmp_path / "first", stripes(80), epochs=2)
+    source = load_embedder(tmp_path / "first")
+    settings = {**SMALL, "weights": str(tmp_path / "first"), "embedding_dim": 5, "width": 16}
+    config = TrainEmbedConfig().with_values(settings)
+    embedder = build_embedder(config, stripes(80).images)
+    assert embedder.spec.embedding_dim == 5
+    assert embedder.spec.width == 8  # the backbone is the source's
+    assert embedder.spec.mean == source.spec.mean
+    for name, tensor in source.backbone.state_dict().items():
+        assert torch.equal(tensor, embedder.backbone.state_dict()[name])
+    nothing = stripes(80).subset(np.empty(0, int))
+    task = embedding_task(config, stripes(80), nothing, CPU)
+    assert task.head_lr == 10
+    plain = embedding_task(TrainEmbedConfig().with_values(SMALL), stripes(80), nothing, CPU)
+    assert plain.head_lr == 1
+    train(tmp_path / "second", stripes(80), weights=str(tmp_path / "first"), epochs=1)
+
+
+def test_pictures_are_mirrored_in_every_other_epoch_and_view() -> None:
+    data = stripes()
+    config = TrainEmbedConfig().with_values({**SMALL, "views": 2, "crop_padding": 0})
+    embedder = build_embedder(config, data.images)
+    batches = EmbedBatches(data, config, embedder, CPU)
+    images, _ = batches(0, 0)
+    one, other = images[:32], images[32:]
+    assert torch.equal(one.flip(3), other)  # the two views are mirror images
+    rows = batches.rows[0]
+    even, odd = batches._mirrored(np.tile(rows, 2), 0), batches._mirrored(np.tile(rows, 2), 1)
+    assert torch.equal(even, ~odd)
+    assert 4 < int(even[:32].sum()) < 28
+
+
+def test_an_embedding_is_that_of_a_picture_and_its_mirror_image() -> None:
+    config = TrainEmbedConfig().with_values(SMALL)
+    embedder = build_embedder(config, stripes().images)
+    assert embedder.spec.mirror
+    images = stripes(6).images
+    np.testing.assert_allclose(
+        embed_images(embedder, images), embed_images(embedder, images[:, :, ::-1].copy()), atol=1e-5
+    )
+    upright = build_embedder(config.with_values({"flip": False}), stripes().images)
+    assert not upright.spec.mirror
+
+
+def test_a_collapse_ends_the_run_in_words_and_a_healthy_run_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "WINDOW", 20)
+    warnings: list[str] = []
+    collapsing = {
+        **SMALL, "mining": "hardest", "softmax_weight": 0.0, "loss_weight": 1.0, "lr": 30.0,
+        "epochs": 30, "schedule": "constant", "warmup": 0.0,
+    }  # fmt: skip
+    config = TrainEmbedConfig().with_values(collapsing)
+    with pytest.raises(TrainingError, match=r"(one point|tell classes apart).*--mining semi-hard"):
+        train_embed(config, stripes(), Run(tmp_path / "bad"), device=CPU, on_warning=warnings.append)
+    assert len(warnings) == 1
+    warnings.clear()
+    config = TrainEmbedConfig().with_values({**SMALL, "epochs": 20})
+    train_embed(config, stripes(), Run(tmp_path / "good"), device=CPU, on_warning=warnings.append)
+    assert warnings == []

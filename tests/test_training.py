@@ -113,11 +113,11 @@ def test_equal_runs_are_equal_bit_for_bit_and_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 14])
-@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+@pytest.mark.parametrize(("optimizer", "averaging"), [("nesterov", "lookahead"), ("adamw", "ema")])
 def test_ctrl_c_and_resume_end_where_an_uninterrupted_run_ends(
-    stop_at: int, optimizer: str
+    stop_at: int, optimizer: str, averaging: str
 ) -> None:
-    config = dataclasses.replace(QUICK, optimizer=optimizer)
+    config = dataclasses.replace(QUICK, optimizer=optimizer, averaging=averaging)
     calm = Recorder()
     fit(calm.task, config)
     stopped = Recorder(stop_at)
@@ -370,3 +370,52 @@ def test_nesterov_without_momentum_is_plain_descent() -> None:
     config = FitConfig(optimizer="nesterov", momentum=0.0)
     optimizer = build_optimizer(config, parameter_groups(task_of(module), config))
     assert optimizer.defaults["nesterov"] is False
+
+
+def test_look_ahead_by_arithmetic() -> None:
+    """Every fifth step, and where an epoch ends, the average takes the weights in, and training goes on from the average."""
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    seen: list[float] = []
+
+    class Constant(nn.Module):
+        def forward(self, outputs, targets, generator):
+            return {"x": outputs.sum()}, {}
+
+    class Ones:
+        steps = 7
+
+        def __call__(self, epoch: int, step: int):
+            seen.append(module.weight.item())
+            return torch.ones(1, 1), torch.ones(1)
+
+    saved: list[nn.Module] = []
+    task = Task(
+        module=module, loss=Constant(), batches=Ones(), validate=lambda m: {}, score="s",
+        save_best=lambda m: saved.append(copy.deepcopy(m)), save_state=lambda state: None,
+    )  # fmt: skip
+    config = FitConfig(
+        epochs=2, lr=0.1, optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant",
+        warmup=0.0, averaging="lookahead", precision="fp32",
+    )  # fmt: skip
+    fit(task, config)
+    weight, average = 1.0, None
+    for done in range(1, 15):
+        assert seen[done - 1] == pytest.approx(weight, abs=1e-6)
+        weight -= 0.1
+        if done % 5 == 0 or done % 7 == 0:
+            kept = 0.95**5 * (done / 14) ** 3
+            average = weight if average is None else kept * average + (1 - kept) * weight
+            weight = average
+    assert saved[-1].weight.item() == pytest.approx(average, abs=1e-6)
+    assert module.weight.item() == pytest.approx(average, abs=1e-6)
+
+
+def test_parameters_that_ask_for_another_rate_get_it_from_gradient_steps_alone() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module[1].lr_scale = 64.0
+    for optimizer, scale in (("nesterov", 64), ("adamw", 1)):
+        groups = parameter_groups(task_of(module), FitConfig(optimizer=optimizer))
+        scales = {p: g["lr_scale"] for g in groups for p in g["params"]}
+        assert scales[module[1].bias] == scale
+        assert scales[module[0].bias] == 1

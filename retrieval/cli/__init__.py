@@ -12,7 +12,7 @@ import click
 
 from index.errors import GalleryError
 from retrieval import __version__
-from retrieval.cli import demo, evaluate, gallery, query, train
+from retrieval.cli import demo, evaluate, gallery, models, query, train
 from retrieval.errors import RetrievalError
 
 
@@ -65,6 +65,7 @@ for command in (
     gallery.verify,
     gallery.compact,
     gallery.embed,
+    models.models,
     train.show_augment,
     demo.demo,
 ):

@@ -12,6 +12,7 @@ from retrieval.cli.options import (
     find_gallery,
     gallery_option,
     json_option,
+    model_option,
     print_json,
     say,
     where_option,
@@ -61,7 +62,7 @@ def filling_options(command: Command) -> Command:
 
 @click.command("build-index")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="A run folder.")
+@model_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The gallery folder.")
 @click.option(
     "--metric",
@@ -273,7 +274,7 @@ def verify(gallery_path: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="A run folder.")
+@model_option
 @click.option(
     "--out",
     required=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from retrieval import models
 from retrieval.errors import ConfigError
 
 Command = Callable[..., Any]
@@ -19,6 +20,13 @@ device_option = click.option(
     show_default=True,
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     help="Where the network runs.",
+)
+model_option = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=models.DEFAULT,
+    show_default=True,
+    help="A run folder, a model file, or a name that `retrieval models` lists.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 gallery_option = click.option(

@@ -1,0 +1,104 @@
+"""The command that lists what a gallery can be built with, and training started from."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retrieval.cli.options import json_option, print_json
+
+
+@click.command("models")
+@click.argument("model", required=False)
+@json_option
+def models(model: str | None, as_json: bool) -> None:
+    """List the models there are, or show the card of one: a name in the box, a run, or a file.
+
+    \b
+    Examples:
+      retrieval models
+      retrieval models cifar10
+      retrieval models runs/flowers --json
+    """
+    if model is not None:
+        _show(model, as_json)
+        return
+    boxed, published = _in_the_box(), _published()
+    if as_json:
+        print_json({"in the box": boxed, "published weights": published})
+        return
+    click.echo("In the box (--model NAME):")
+    for entry in boxed:
+        click.echo(
+            f"  {entry['name']:<10} {entry['backbone']}, {entry['dim']} numbers for pictures of "
+            f"{entry['image_size']} pixels, {entry['mebibytes']:.1f} MiB"
+        )
+    click.echo(
+        "\nPublished by torchvision, downloaded when first used "
+        "(train-embed --backbone NAME --stem stock --weights imagenet):"
+    )
+    for entry in published:
+        click.echo(
+            f"  {entry['name']:<10} {entry['parameters'] / 1e6:.0f} million parameters, "
+            f"{entry['mebibytes']:.0f} MiB, ImageNet accuracy {entry['accuracy']:.1f} %"
+        )
+    click.echo("\nYour own: any run folder or model file, as in --model runs/flowers")
+
+
+def _in_the_box() -> list[dict[str, Any]]:
+    from retrieval.models import model_in_the_box, names
+
+    files = {name: model_in_the_box(name) for name in names()}
+    return [{"name": name, **_facts(file)} for name, file in files.items() if file is not None]
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    from retrieval.checkpoint import embedder_id, embedder_spec
+
+    spec = embedder_spec(file)
+    return {
+        "backbone": f"{spec.backbone}, width {spec.width}"
+        if spec.backbone == "fast-resnet"
+        else spec.backbone,
+        "dim": spec.embedding_dim,
+        "distance": spec.distance,
+        "image_size": spec.image_size,
+        "mebibytes": round(file.stat().st_size / 2**20, 2),
+        "embedder_id": embedder_id(file),
+        "file": str(file),
+    }
+
+
+def _published() -> list[dict[str, Any]]:
+    from torchvision.models import get_model_weights
+
+    from retrieval.backbones import RESNETS
+
+    entries = []
+    for name in RESNETS:
+        weights = get_model_weights(name)["DEFAULT"]
+        meta = weights.meta
+        entries.append(
+            {
+                "name": name,
+                "parameters": meta["num_params"],
+                "mebibytes": round(meta["_file_size"], 1),
+                "accuracy": meta["_metrics"]["ImageNet-1K"]["acc@1"],
+                "url": weights.url,
+            }
+        )
+    return entries
+
+
+def _show(model: str, as_json: bool) -> None:
+    from retrieval.checkpoint import model_file
+    from retrieval.models import card, names
+
+    facts = _facts(model_file(Path(model)))
+    if as_json:
+        print_json(facts)
+        return
+    if model in names():
+        click.echo(card(model))
+    for name, value in facts.items():
+        click.echo(f"{name:<12} {value}")

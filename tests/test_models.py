@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from retrieval import models
+from retrieval.checkpoint import embedder_spec, load_embedder, model_file, save_embedder
+from retrieval.cli import main
+from retrieval.config import EmbedderSpec
+from retrieval.embedder import Embedder, embed_images
+from retrieval.errors import CheckpointError
+
+
+def test_each_model_in_the_box_is_small_works_and_has_a_card() -> None:
+    assert models.DEFAULT in models.names()
+    for name in models.names():
+        file = models.model_in_the_box(name)
+        assert file is not None
+        assert file.stat().st_size <= 6 * 2**20
+        embedder = load_embedder(Path(name))
+        size = embedder.spec.image_size
+        vectors = embed_images(embedder, np.zeros((2, size, size, 3), np.uint8))
+        assert np.isfinite(vectors).all()
+        text = models.card(name)
+        for part in ("## Data", "## Recipe", "## Figures", "## Limits"):
+            assert part in text
+
+
+def test_a_folder_of_ones_own_goes_before_a_name_in_the_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert model_file(Path(models.DEFAULT)) == models.model_in_the_box(models.DEFAULT)
+    own = tmp_path / models.DEFAULT / "model.safetensors"
+    own.parent.mkdir()
+    save_embedder(Embedder(EmbedderSpec(width=8, embedding_dim=6)), own)
+    assert model_file(Path(models.DEFAULT)) == Path(models.DEFAULT) / "model.safetensors"
+    assert models.model_in_the_box("../cifar10") is None
+    with pytest.raises(CheckpointError, match=r"a name in the box: .*cifar10"):
+        model_file(Path("no such model"))
+
+
+def test_half_the_size_changes_embeddings_hardly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    embedder = Embedder(EmbedderSpec(width=16, embedding_dim=8)).eval()
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_embedder(embedder, whole)
+    save_embedder(embedder, half, dtype=torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    one, other = (embed_images(load_embedder(f), images) for f in (whole, half))
+    np.testing.assert_allclose(one, other, atol=5e-3)
+    assert embedder_spec(half) == embedder.spec
+
+
+def test_the_command_lists_and_shows() -> None:
+    listed = CliRunner().invoke(main, ["models"])
+    assert listed.exit_code == 0, listed.output
+    assert "cifar10" in listed.stdout
+    assert "resnet50" in listed.stdout
+    shown = CliRunner().invoke(main, ["models", "cifar10"])
+    assert "## Limits" in shown.stdout
+    missing = CliRunner().invoke(main, ["models", "nothing-here"])
+    assert missing.exit_code == 1
+    assert "there is no model at nothing-here" in missing.output
+
+
+def test_pictures_are_indexed_without_training_first(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for n in range(3):
+        Image.new("RGB", (50, 40), (80 * n, 90, 200 - 80 * n)).save(tmp_path / f"{n}.png")
+    gallery = tmp_path / "g.gallery"
+    done = CliRunner().invoke(main, ["build-index", str(tmp_path), "--out", str(gallery)])
+    assert done.exit_code == 0, done.output
+    asked = CliRunner().invoke(main, ["query", str(tmp_path / "1.png"), "--gallery", str(gallery)])
+    assert asked.exit_code == 0, asked.output
+    assert "1.png" in asked.stdout
