@@ -103,13 +103,13 @@ class LossConfig(Checked):
         "multi-similarity, supcon, proxy-anchor, or the name of a class of pytorch-metric-learning "
         "(these need: pip install 'retrieval[losses]')",
     )
-    loss_weight: float = choice(0.4, "weight of that term", at_least=0)
+    loss_weight: float = choice(0.2, "weight of that term", at_least=0)
     loss_options: str = choice(
         "{}",
         """settings of a loss of pytorch-metric-learning, such as '{"alpha": 2, "beta": 40}'""",
     )
     margin: float = choice(
-        0.3,
+        0.2,
         "triplet: a negative should be this much farther than a positive",
         at_least=0,
         at_most=100,
@@ -166,7 +166,7 @@ class LossConfig(Checked):
 class FitConfig(Checked):
     """How the numbers are found: optimiser, schedule, precision, length."""
 
-    epochs: int = choice(20, "passes over the training pictures", at_least=1)
+    epochs: int = choice(22, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
         "update rule",

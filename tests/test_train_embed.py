@@ -240,13 +240,13 @@ def test_a_collapse_ends_the_run_in_words_and_a_healthy_run_is_silent(
     warnings: list[str] = []
     collapsing = {
         **SMALL, "mining": "hardest", "softmax_weight": 0.0, "loss_weight": 1.0, "lr": 30.0,
-        "epochs": 30, "schedule": "constant", "warmup": 0.0,
+        "epochs": 10, "batch_size": 8, "schedule": "constant", "warmup": 0.0,
     }  # fmt: skip
     config = TrainEmbedConfig().with_values(collapsing)
     with pytest.raises(TrainingError, match=r"(one point|tell classes apart).*--mining semi-hard"):
         train_embed(config, stripes(), Run(tmp_path / "bad"), device=CPU, on_warning=warnings.append)
     assert len(warnings) == 1
     warnings.clear()
-    config = TrainEmbedConfig().with_values({**SMALL, "epochs": 20})
+    config = TrainEmbedConfig().with_values({**SMALL, "epochs": 6, "batch_size": 8, "lr": 0.1})
     train_embed(config, stripes(), Run(tmp_path / "good"), device=CPU, on_warning=warnings.append)
     assert warnings == []
