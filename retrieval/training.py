@@ -22,10 +22,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from retrieval.config import FitConfig
 from retrieval.device import use_bf16
 from retrieval.errors import TrainingError
+from retrieval.optimizers import build_optimizer, learning_rate_factor, parameter_groups
 from retrieval.processes import Processes
 
 SAVE_EVERY_SECONDS = 60.0
-GRADIENT_STEPS = ("sgd", "nesterov")
 LOOKAHEAD_EVERY = 5
 LOOKAHEAD_MEMORY = 0.95**LOOKAHEAD_EVERY
 
@@ -95,7 +95,8 @@ class _Progress:
         self.device = next(task.module.parameters()).device
         self.bf16 = use_bf16(self.device, config.precision)
         torch.manual_seed(config.seed)
-        self.optimizer = build_optimizer(config, parameter_groups(task, config))
+        groups = parameter_groups(config, task.module, task.loss, task.head, task.head_lr)
+        self.optimizer = build_optimizer(config, groups)
         self.average: AveragedModel | None = None
         if config.averaging != "none":
             average = get_ema_multi_avg_fn(config.ema)
@@ -266,54 +267,6 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
     """A generator on the CPU that depends on these three numbers alone."""
     return torch.Generator().manual_seed(step_seed(seed, epoch, step))
-
-
-def learning_rate_factor(schedule: str, warmup: float, done: float) -> float:
-    """The learning rate as a share of the highest, when ``done`` in [0, 1) of training is over."""
-    if done < warmup:
-        return 0.1 + 0.9 * done / warmup
-    rest = (done - warmup) / (1 - warmup)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * rest))
-    if schedule == "onecycle":
-        return 1 - rest
-    if schedule == "step":
-        return 0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0
-    return 1.0
-
-
-def parameter_groups(task: Task, config: FitConfig) -> list[dict[str, Any]]:
-    """Parameters to be trained, in groups of one rate: weight decay concerns matrices and filters.
-
-    With plain gradient steps a module's ``lr_scale`` multiplies the rate of its own parameters; rules
-    that scale steps themselves have no use for it.
-    """
-    heads = {p for part in (*task.head, task.loss) for p in part.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for part in (task.module, task.loss):
-        for module in part.modules():
-            own = getattr(module, "lr_scale", 1.0) if config.optimizer in GRADIENT_STEPS else 1.0
-            for p in module.parameters(recurse=False):
-                decay = config.weight_decay if p.ndim > 1 else 0.0
-                scale = own * (task.head_lr if p in heads else 1.0)
-                if p.requires_grad:
-                    groups.setdefault((scale, decay), []).append(p)
-    return [
-        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
-        for (scale, decay), parameters in groups.items()
-    ]
-
-
-def build_optimizer(config: FitConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser called ``config.optimizer`` over these groups."""
-    lr, momentum = config.lr, config.momentum
-    if config.optimizer in GRADIENT_STEPS:
-        nesterov = config.optimizer == "nesterov" and momentum > 0
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
-    kinds = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.optimizer](groups, lr=lr)
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ LAYERS = [
     {"cli", "__main__", "demo"},
     {"trial"},
     {"train_embed", "protocols"},
+    {"batches"},
     {"search", "building"},
     {"checkpoint"},
     {"embedder"},
     {"training", "losses", "datasets"},
     {"metric_losses", "mining", "sampling", "augment", "pooling", "backbones", "picture_cache",
      "pictures", "evaluation", "report", "progress", "diagnosis"},
-    {"images", "device", "processes", "presets"},
+    {"images", "device", "processes", "presets", "optimizers"},
     {"config"},
     {"settings"},
     {"errors", "models", "__init__"},
@@ -73,7 +74,7 @@ def test_no_backbone_imports_another() -> None:
 def test_the_loop_knows_no_task() -> None:
     names = imports_of(ROOT / "retrieval" / "training.py")
     ours = {n.split(".")[1] for n in names if n.startswith("retrieval.") or n.startswith("index.")}
-    assert ours == {"config", "device", "errors", "processes"}
+    assert ours == {"config", "device", "errors", "optimizers", "processes"}
 
 
 def test_pickle_is_never_loaded() -> None:

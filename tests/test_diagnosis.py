@@ -5,6 +5,7 @@ from retrieval import diagnosis
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.errors import TrainingError
 
+
 @pytest.fixture(autouse=True)
 def windows_of_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "WINDOW", 2)

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from retrieval import diagnosis
+from retrieval.batches import EmbedBatches
 from retrieval.checkpoint import Run, load_embedder
 from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import embed_images
 from retrieval.errors import ConfigError, DataError, TrainingError
 from retrieval.train_embed import (
-    EmbedBatches,
     build_embedder,
     embedding_task,
     train_embed,
@@ -244,7 +244,9 @@ def test_a_collapse_ends_the_run_in_words_and_a_healthy_run_is_silent(
     }  # fmt: skip
     config = TrainEmbedConfig().with_values(collapsing)
     with pytest.raises(TrainingError, match=r"(one point|tell classes apart).*--mining semi-hard"):
-        train_embed(config, stripes(), Run(tmp_path / "bad"), device=CPU, on_warning=warnings.append)
+        train_embed(
+            config, stripes(), Run(tmp_path / "bad"), device=CPU, on_warning=warnings.append
+        )
     assert len(warnings) == 1
     warnings.clear()
     config = TrainEmbedConfig().with_values({**SMALL, "epochs": 6, "batch_size": 8, "lr": 0.1})

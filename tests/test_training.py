@@ -12,12 +12,10 @@ from torch import nn
 from retrieval import training
 from retrieval.config import FitConfig
 from retrieval.errors import TrainingError
+from retrieval.optimizers import build_optimizer, learning_rate_factor, parameter_groups
 from retrieval.training import (
     Task,
-    build_optimizer,
     fit,
-    learning_rate_factor,
-    parameter_groups,
     step_seed,
 )
 
@@ -160,21 +158,14 @@ def test_schedules_by_hand() -> None:
     assert [learning_rate_factor("step", 0, d) for d in (0.49, 0.5, 0.75)] == [1.0, 0.1, 0.01]
 
 
-def task_of(module: nn.Module, **options) -> Task:
-    return Task(
-        module=module, loss=Loss(), batches=Batches(), validate=lambda module: {}, score="score",
-        save_best=lambda module: None, save_state=lambda state: None, **options,
-    )  # fmt: skip
-
-
 def test_weight_decay_concerns_matrices_alone() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     module[0].weight.requires_grad_(False)
-    groups = parameter_groups(task_of(module), FitConfig(weight_decay=0.3))
+    groups = parameter_groups(FitConfig(weight_decay=0.3), module, Loss())
     # The filters are frozen: only biases, norms and the loss's offset are left.
     assert {g["weight_decay"] for g in groups} == {0}
     module[0].weight.requires_grad_(True)
-    groups = parameter_groups(task_of(module), FitConfig(weight_decay=0.3))
+    groups = parameter_groups(FitConfig(weight_decay=0.3), module, Loss())
     decayed = [p for g in groups if g["weight_decay"] == 0.3 for p in g["params"]]
     others = [p for g in groups if g["weight_decay"] == 0 for p in g["params"]]
     assert decayed == [module[0].weight]
@@ -183,7 +174,7 @@ def test_weight_decay_concerns_matrices_alone() -> None:
 
 def test_the_head_and_the_loss_learn_at_a_rate_of_their_own() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
-    groups = parameter_groups(task_of(module, head=(module[1],), head_lr=10.0), FitConfig())
+    groups = parameter_groups(FitConfig(), module, Loss(), (module[1],), 10.0)
     scales = {p: g["lr_scale"] for g in groups for p in g["params"]}
     assert scales[module[0].weight] == scales[module[0].bias] == 1
     assert scales[module[1].weight] == 10
@@ -368,12 +359,12 @@ def test_rates_rise_once_then_never_and_stay_positive(schedule: str, warmup: flo
 def test_nesterov_without_momentum_is_plain_descent() -> None:
     module = nn.Linear(2, 1)
     config = FitConfig(optimizer="nesterov", momentum=0.0)
-    optimizer = build_optimizer(config, parameter_groups(task_of(module), config))
+    optimizer = build_optimizer(config, parameter_groups(config, module, Loss()))
     assert optimizer.defaults["nesterov"] is False
 
 
 def test_look_ahead_by_arithmetic() -> None:
-    """Every fifth step, and where an epoch ends, the average takes the weights in, and training goes on from the average."""
+    """Every fifth step, and at the end of an epoch, training goes on from the average."""
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(1.0)
     seen: list[float] = []
@@ -415,7 +406,7 @@ def test_parameters_that_ask_for_another_rate_get_it_from_gradient_steps_alone()
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     module[1].lr_scale = 64.0
     for optimizer, scale in (("nesterov", 64), ("adamw", 1)):
-        groups = parameter_groups(task_of(module), FitConfig(optimizer=optimizer))
+        groups = parameter_groups(FitConfig(optimizer=optimizer), module, Loss())
         scales = {p: g["lr_scale"] for g in groups for p in g["params"]}
         assert scales[module[1].bias] == scale
         assert scales[module[0].bias] == 1
