@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from seeds import Interval, interval
 
-from index.neighbors import pair_distances
+from index.neighbors import pair_distances, prepare
 from retrieval.checkpoint import Run, load_embedder
 from retrieval.config import DISTANCES, TrainEmbedConfig
 from retrieval.datasets import load_dataset
@@ -33,6 +33,7 @@ VECTORS, QUERIES = 1000, 50
 def contrast(queries: np.ndarray, vectors: np.ndarray, distance: str) -> float:
     """The median over queries (Q,D) of (farthest − nearest) / nearest among vectors (N,D)."""
     values = []
+    queries, vectors = (prepare(v, v.shape[1], distance, "vectors") for v in (queries, vectors))
     for query in queries:
         far = pair_distances(np.broadcast_to(query, vectors.shape), vectors, distance)
         values.append((far.max() - far.min()) / max(far.min(), 1e-12))

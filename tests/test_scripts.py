@@ -1,0 +1,66 @@
+"""The arithmetic of the scripts, and that each one says how it is used."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_training import first_time
+from click.testing import CliRunner
+from compare_distances import contrast
+from compare_pooling import CANVAS, DIGIT, on_canvas
+from seeds import interval
+
+from retrieval.datasets import LabeledImages
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", [s.stem for s in SCRIPTS if "click" in s.read_text()])
+def test_each_script_has_help_with_an_example(script: str) -> None:
+    module = __import__(script)
+    result = CliRunner().invoke(module.main, ["--help"])
+    assert result.exit_code == 0
+    assert f"python scripts/{script}.py" in result.output
+
+
+def test_an_interval_by_students_t() -> None:
+    found = interval([1.0, 2.0, 4.0])
+    spread = math.sqrt(((1 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (4 - 7 / 3) ** 2) / 2 / 3)
+    assert found.mean == pytest.approx(7 / 3)
+    assert found.high - found.mean == pytest.approx(4.302653 * spread, rel=1e-5)  # table, 2 d.f.
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert str(interval([0.5, 0.5])) == "0.500 [0.500, 0.500]"
+    with pytest.raises(ValueError, match="at least 2"):
+        interval([1.0])
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2", "cosine"])
+def test_contrast_by_a_loop(distance: str) -> None:
+    rng = np.random.default_rng(0)
+    queries, vectors = (rng.normal(size=(n, 3)).astype(np.float32) for n in (3, 7))
+    values = []
+    for q in queries.astype(float):
+        far = []
+        for v in vectors.astype(float):
+            cosine = 1 - q @ v / math.sqrt((q @ q) * (v @ v))
+            far.append({"l1": abs(q - v).sum(), "l2": math.dist(q, v), "cosine": cosine}[distance])
+        values.append((max(far) - min(far)) / min(far))
+    assert contrast(queries, vectors, distance) == pytest.approx(sorted(values)[1], rel=1e-3)
+
+
+def test_digits_are_moved_as_far_as_is_said() -> None:
+    white = np.full((20, DIGIT, DIGIT, 3), 255, np.uint8)
+    data = LabeledImages("white", white, np.zeros(20, np.int64), ("x",))
+    for shift in (0, 6, 12):
+        for picture in on_canvas(data, shift, seed=0):
+            y, x = (axis.mean() - (CANVAS - 1) / 2 for axis in np.nonzero(picture[:, :, 0]))
+            assert math.hypot(x, y) == pytest.approx(shift, abs=0.8)
+            assert (picture > 0).sum() == DIGIT * DIGIT * 3
+
+
+def test_the_first_time_at_a_goal() -> None:
+    points = [(10.0, 0.5), (20.0, 0.7), (30.0, 0.6)]
+    assert first_time(points, 0.7) == 20
+    assert first_time(points, 0.8) is None
+    assert first_time([], 0.1) is None
