@@ -380,3 +380,26 @@ def test_pictures_too_small_for_the_network_are_refused(place: Path, tmp_path: P
     result = run("train-embed", "--dataset", place / "pictures", "--out", tmp_path / "run",
                  "--data-dir", place / "data", *TRAIN, "--image-size", 12, code=1)  # fmt: skip
     assert "--image-size is 12; the smallest for --backbone fast-resnet is 17" in result.output
+
+
+def test_fine_tuning_takes_pictures_at_the_size_of_the_weights(place: Path, tmp_path: Path) -> None:
+    data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
+    run("train-embed", *data, "--out", tmp_path / "tuned", "--weights", "cifar10",
+        "--freeze", "stages.0", *TRAIN)  # fmt: skip
+    shown = json.loads(run("models", tmp_path / "tuned", "--json").stdout)
+    assert shown["image_size"] == 32
+    assert shown["backbone"] == "fast-resnet, width 64"
+    failed = run(
+        "train-embed", *data, "--out", tmp_path / "x", "--weights", "nowhere", *TRAIN, code=1
+    )
+    assert "nowhere" in failed.output
+
+
+def test_presets_are_defaults_that_options_change(place: Path, tmp_path: Path) -> None:
+    data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
+    run("train-embed", *data, "--out", tmp_path / "fast", "--preset", "fast", "--epochs", "1")
+    config = json.loads((tmp_path / "fast" / "config.json").read_text())
+    assert config["embedder"]["width"] == 32
+    assert config["fit"]["epochs"] == 1
+    epoch = json.loads((tmp_path / "fast" / "metrics.jsonl").read_text())
+    assert {"positive_distance", "negative_distance", "spread", "effective_rank"} <= set(epoch)

@@ -136,7 +136,17 @@ def _configuration(
     config = TrainEmbedConfig().with_values(values)
     if "image_size" in values:
         return config, config.embedder.image_size
-    return config, WEIGHTS_SIZE if config.weights == "imagenet" else None
+    return config, _size_of_weights(config.weights)
+
+
+def _size_of_weights(weights: str | None) -> int | None:
+    """The side of the pictures that these weights were trained with."""
+    from retrieval.checkpoint import embedder_spec, is_embedder
+
+    if weights is None:
+        return None
+    ours = weights != "imagenet" and is_embedder(Path(weights))
+    return embedder_spec(Path(weights)).image_size if ours else WEIGHTS_SIZE
 
 
 def _read_data(
