@@ -1,6 +1,7 @@
 """Where networks run, and in which precision."""
 
 import ctypes
+import functools
 import sys
 
 import torch
@@ -47,11 +48,12 @@ def describe(device: torch.device, precision: str = "auto") -> str:
     return f"{name}, {'bf16' if use_bf16(device, precision) else 'fp32'}, channels-last"
 
 
+@functools.cache
 def keep_freed_memory() -> None:
-    """Make the C library keep large blocks that are freed, for the next step to use.
+    """Make the C library keep large blocks that are freed, for the next batch to use.
 
-    Otherwise glibc hands them back to the system, and each step faults the pages of its activations in
-    again: a tenth to a quarter of the time of a step on processors. Other C libraries are left alone.
+    Otherwise glibc hands them back to the system, and each batch faults the pages of its activations in
+    again: a tenth to a quarter of the time on processors. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from retrieval.backbones import as_backbone, build_backbone
 from retrieval.config import EmbedderSpec
+from retrieval.device import keep_freed_memory
 from retrieval.errors import ConfigError
 from retrieval.pooling import GlobalPool
 
@@ -103,6 +104,8 @@ def embed_images(embedder: Embedder, images: np.ndarray, *, batch_size: int = 25
         raise ValueError(
             f"pictures are {images.dtype} {images.shape}; expected uint8 (N,{size},{size},3)"
         )
+    if len(images) > 1 and embedder.mean.device.type == "cpu":
+        keep_freed_memory()
     was_training = embedder.training
     embedder.eval()
     out = np.empty((len(images), embedder.spec.embedding_dim), np.float32)

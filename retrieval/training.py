@@ -149,6 +149,7 @@ class _Progress:
         self.sums, self.history, self.best = state["sums"], state["history"], state["best"]
 
     def save(self) -> None:
+        self._check_weights()
         if self.task.processes.first:
             self.task.save_state(self.state())
         self.saved_at = time.monotonic()
@@ -231,7 +232,18 @@ class _Progress:
                 f" lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32"
             )
 
+    def _check_weights(self) -> None:
+        """A finite loss may have a gradient that is not: such weights must not replace good ones."""
+        for name, value in self.task.module.named_parameters():
+            if not torch.isfinite(value).all():
+                raise TrainingError(
+                    f"the weights {name} are not finite after epoch {self.epoch + 1}, step {self.step}; "
+                    f"lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32; "
+                    "the last checkpoint is sound"
+                )
+
     def finish_epoch(self) -> None:
+        self._check_weights()
         module = self.task.module if self.average is None else self.average.module
         data_seconds = self.sums.pop("data_seconds")
         means = {name: value / self.step for name, value in self.sums.items()}

@@ -188,6 +188,24 @@ def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
         fit(recorder.task, QUICK)
 
 
+def test_weights_that_are_not_finite_are_never_kept() -> None:
+    recorder = Recorder()
+    losses = recorder.task.loss
+
+    class Poisoned(nn.Module):
+        """A finite loss whose gradient is not: √x at 0 times 0."""
+
+        def forward(self, outputs, *rest):
+            terms, figures = losses(outputs, *rest)
+            return {**terms, "root": (outputs.sum() * 0.0).sqrt() * 0.0}, figures
+
+    recorder.task.loss = Poisoned()
+    recorder.task.batches.steps = 1  # else the next step's loss tells
+    with pytest.raises(TrainingError, match=r"weights .* are not finite after epoch 1.*--lr"):
+        fit(recorder.task, dataclasses.replace(QUICK, epochs=1))
+    assert recorder.best == recorder.states == []
+
+
 def test_without_averaging_and_validation_the_last_weights_are_kept() -> None:
     recorder = Recorder()
     recorder.task.validate = lambda module: {}
