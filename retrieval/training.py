@@ -237,7 +237,7 @@ class _Progress:
         for name, value in self.task.module.named_parameters():
             if not torch.isfinite(value).all():
                 raise TrainingError(
-                    f"the weights {name} are not finite after epoch {self.epoch + 1}, step {self.step}; "
+                    f"weights ({name}) are not finite after epoch {self.epoch + 1}, step {self.step}; "
                     f"lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32; "
                     "the last checkpoint is sound"
                 )
