@@ -22,7 +22,7 @@ class EmbedderSpec(Checked):
     backbone: str = choice(
         "fast-resnet", "network: fast-resnet, resnet18, resnet34, resnet50, resnet101, resnet152"
     )
-    width: int = choice(64, "channels of the first stage of fast-resnet", at_least=8, at_most=512)
+    width: int = choice(80, "channels of the first stage of fast-resnet", at_least=8, at_most=512)
     stem: str = choice(
         "small",
         "entry of a resnetN: small keeps the resolution (pictures up to about 64 px), stock is the "
@@ -166,7 +166,7 @@ class LossConfig(Checked):
 class FitConfig(Checked):
     """How the numbers are found: optimiser, schedule, precision, length."""
 
-    epochs: int = choice(22, "passes over the training pictures", at_least=1)
+    epochs: int = choice(16, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
         "update rule",
