@@ -7,9 +7,11 @@ photos.gallery/
     index-000003.faiss   derived; positions.npy beside it says which id stands where
     model/               the embedder
     failed.jsonl         pictures left out, with the reason
+    gallery.seal         size and checksum of the database, while nobody writes
     writer.lock          held by the one process that writes
 
-A reader sees the gallery as one commit left it; ``refresh`` takes it to the newest. Ids ascend from
+A reader sees the gallery as one commit left it, vectors and items alike; ``refresh`` takes it to the
+newest. Ids ascend from
 shard to shard, so that the order of rows is the order of ids.
 """
 
@@ -22,11 +24,13 @@ from typing import Any, Self
 import numpy as np
 
 from index import items as store
+from index.database import DATABASE, check_seal, connect, is_sealed, read_settings
 from index.errors import ModelMismatch, VectorError
-from index.exact_search import BLOCK_ROWS, exact_search
+from index.exact_search import exact_search
 from index.items import Item
 from index.neighbors import Neighbors, prepare, rescore
-from index.snapshot import check_file, load_snapshot
+from index.shards import check_file
+from index.snapshot import load_snapshot
 from index.vector_index import candidates, search_index, visits_all
 
 logger = logging.getLogger(__name__)
@@ -41,18 +45,24 @@ class Gallery:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.db = store.connect(self.path)
-        store.read_settings(self.db, self.path)
+        self.db = connect(self.path)
+        read_settings(self.db, self.path)  # an unknown format is not damage
+        check_seal(self.path)
         self.snapshot = load_snapshot(self.db, self.path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """The gallery in a folder, as last committed.
 
-        Raises NotAGallery where there is none or its format is unknown, DamagedGallery where sizes or
-        counts disagree. Checksums are compared by ``verify``.
+        Raises NotAGallery where there is none or its format is unknown, DamagedGallery where sizes,
+        counts, or the database's checksum disagree. Vectors are checked as they are used; ``verify``
+        checks all.
         """
         return cls(path)
+
+    def close(self) -> None:
+        """Let go of the database. A gallery kept open holds its commit: ``refresh`` it now and then."""
+        self.db.close()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,11 +97,21 @@ class Gallery:
     def __repr__(self) -> str:
         return f"Gallery({str(self.path)!r}: {len(self):,} × {self.dim}, {self.metric})"
 
-    def writer(self) -> Any:
-        """A ``GalleryWriter`` on this gallery, to be used in a ``with`` statement."""
+    def writer(self, wait: float = 0.0) -> Any:
+        """A ``GalleryWriter`` on this gallery, to be used in a ``with`` statement.
+
+        There it waits ``wait`` seconds for another writer, then raises GalleryLocked.
+        """
         from index.writer import GalleryWriter
 
-        return GalleryWriter(self)
+        return GalleryWriter(self, wait)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model is in the gallery; one of imported vectors may be without."""
+        return (
+            self.db.execute("SELECT 1 FROM files WHERE name LIKE 'model/%'").fetchone() is not None
+        )
 
     def check_model(self, embedder_id: str, name: str) -> None:
         """Raises ModelMismatch where the gallery was made by another model than this."""
@@ -104,11 +124,9 @@ class Gallery:
 
     def refresh(self) -> bool:
         """Go to the newest commit; True if there was a newer one."""
-        newest = store.read_settings(self.db, self.path)["generation"]
-        if newest == self.settings["generation"]:
-            return False
-        self.snapshot = load_snapshot(self.db, self.path, self.snapshot)
-        return True
+        before = self.snapshot
+        self.snapshot = load_snapshot(self.db, self.path, before)
+        return self.snapshot is not before
 
     def search(
         self, queries: np.ndarray, k: int, *, exact: bool = False, where: str | None = None
@@ -190,21 +208,25 @@ class Gallery:
 
     def verify(self) -> list[str]:
         """Findings from reading every byte: none if the gallery is sound."""
+        while True:
+            findings = self._findings()
+            if not findings or not self.refresh():  # files of an older commit may be gone
+                return findings
+
+    def _findings(self) -> list[str]:
         findings = list(self.notes)
+        if not is_sealed(self.path):
+            logger.info("%s has no seal: the last writer was killed, or is at work", self.path)
         checks = self.db.execute("PRAGMA integrity_check").fetchall()
-        findings += [f"{self.path / store.DATABASE}: {c[0]}" for c in checks if c[0] != "ok"]
+        findings += [f"{self.path / DATABASE}: {c[0]}" for c in checks if c[0] != "ok"]
         for name, size, sha256 in self.db.execute("SELECT name, bytes, sha256 FROM files"):
             finding = check_file(self.path / name, size, sha256)
-            if finding:
+            if finding and not any(name in note for note in self.notes):
                 findings.append(finding)
-        if not findings:
-            findings += [
-                f"{shard.vectors_file} holds values that are not finite"
-                for shard, (vectors, _) in zip(
-                    self.snapshot.shards, self.snapshot.pairs(), strict=True
-                )
-                if not all(np.isfinite(block).all() for block in _slices(vectors))
-            ]
+        if not findings and not all(
+            np.isfinite(vectors).all() for vectors, _ in self.snapshot.blocks(None, after=-1)
+        ):
+            findings.append(f"{self.path} holds vectors with values that are not finite")
         listed = np.fromiter((r[0] for r in self.db.execute("SELECT id FROM items")), np.int64)
         missing = np.setdiff1d(listed, self.snapshot.living_ids())
         if len(missing):
@@ -243,8 +265,3 @@ class Gallery:
             exact.ids[beyond], exact.distances[beyond] = -1, np.inf
             answer.ids[open_rows], answer.distances[open_rows] = exact.ids, exact.distances
         return answer
-
-
-def _slices(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        yield vectors[start : start + BLOCK_ROWS]

@@ -1,4 +1,4 @@
-"""The SQLite side of a gallery: its items, its files, its settings. SQLite is the commit point.
+"""The items of a gallery, in its database.
 
 Paths are stored as bytes decoded with surrogateescape, written as BLOB where they are not UTF-8, so
 that every file name comes back as it was.
@@ -6,35 +6,16 @@ that every file name comes back as it was.
 
 import dataclasses
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.errors import DamagedGallery, NotAGallery
+from index.database import DATABASE, Database
+from index.errors import DamagedGallery
 from index.filters import parse_filter
 
-DATABASE = "gallery.sqlite"
-FORMAT_VERSION = 1
-BUSY_SECONDS = 30.0
 CHUNK = 500  # parameters of one statement, below SQLite's limit
-
-SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, content_hash TEXT NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, label TEXT, metadata TEXT NOT NULL);
-CREATE INDEX items_label ON items (label);
-CREATE TABLE dead (id INTEGER PRIMARY KEY);
-CREATE TABLE shards (
-    number INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, last_id INTEGER NOT NULL,
-    rows INTEGER NOT NULL);
-CREATE TABLE files (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE failures (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,73 +37,6 @@ class Item(NewItem):
     id: int = -1
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A file of vectors and one of their ids, ascending."""
-
-    number: int
-    rows: int
-
-    @property
-    def vectors_file(self) -> str:
-        return f"vectors-{self.number:06}.npy"
-
-    @property
-    def ids_file(self) -> str:
-        return f"ids-{self.number:06}.npy"
-
-
-def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
-    """A connection to a gallery's database, in autocommit mode.
-
-    Raises NotAGallery where there is none, DamagedGallery where it is not a database.
-    """
-    file = folder / DATABASE
-    if not create and not file.is_file():
-        raise NotAGallery(
-            f"{folder} is not a gallery: it has no {DATABASE}; make one with: retrieval build-index "
-            f"PICTURES --model RUN --out {folder}"
-        )
-    try:
-        db = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
-        # A write-ahead log, so that readers and the writer never wait for each other; commits are
-        # synced to disk before they count.
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError as error:
-        if "readonly" not in str(error) and "unable to open" not in str(error):
-            raise DamagedGallery(f"{file} cannot be opened: {error}") from error
-        # A folder that cannot be written to has no writer either: read the file as it is.
-        db = sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)
-    except sqlite3.DatabaseError as error:
-        raise DamagedGallery(f"{file} is not a readable database: {error}") from error
-    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-    return db
-
-
-def read_settings(db: sqlite3.Connection, folder: Path) -> dict[str, Any]:
-    """The settings by name. Raises NotAGallery or DamagedGallery where they are not ours."""
-    try:
-        rows = db.execute("SELECT name, value FROM settings").fetchall()
-        settings = {name: json.loads(value) for name, value in rows}
-    except (sqlite3.DatabaseError, ValueError) as error:
-        raise DamagedGallery(f"{folder / DATABASE} is damaged: {error}") from error
-    version = settings.get("format_version")
-    if version != FORMAT_VERSION:
-        raise NotAGallery(
-            f"{folder} has format version {version}, and this program reads {FORMAT_VERSION}; it "
-            "was made by a newer version of this program, or is not a gallery"
-        )
-    return settings
-
-
-def write_settings(db: sqlite3.Connection, values: dict[str, Any]) -> None:
-    """Add or replace settings."""
-    rows = [(name, json.dumps(value)) for name, value in values.items()]
-    db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
-
-
 def encode(text: str) -> str | bytes:
     """Text for SQLite: bytes where it holds what UTF-8 cannot write."""
     try:
@@ -132,7 +46,7 @@ def encode(text: str) -> str | bytes:
     return text
 
 
-def insert_items(db: sqlite3.Connection, first_id: int, items: Sequence[NewItem]) -> None:
+def insert_items(db: Database, first_id: int, items: Sequence[NewItem]) -> None:
     """Store items under ids from ``first_id`` on; living ones of the same path die."""
     bury(db, ids_of_paths(db, [item.path for item in items]).values())
     rows = (
@@ -146,7 +60,7 @@ def insert_items(db: sqlite3.Connection, first_id: int, items: Sequence[NewItem]
     db.executemany("DELETE FROM failures WHERE path = ?", [(encode(i.path),) for i in items])
 
 
-def bury(db: sqlite3.Connection, ids: Iterable[int]) -> int:
+def bury(db: Database, ids: Iterable[int]) -> int:
     """Mark items dead; how many of them were alive."""
     count = 0
     for item_id in ids:
@@ -157,7 +71,7 @@ def bury(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     return count
 
 
-def ids_of_paths(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, int]:
+def ids_of_paths(db: Database, paths: Sequence[str]) -> dict[str, int]:
     """Path → id of those that are in the gallery."""
     found = {}
     for path in paths:
@@ -167,7 +81,7 @@ def ids_of_paths(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, int]
     return found
 
 
-def items_of_ids(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Item]:
+def items_of_ids(db: Database, ids: Sequence[int]) -> dict[int, Item]:
     """Id → item of those that are alive."""
     found = {}
     for part in _chunks(ids):
@@ -178,7 +92,7 @@ def items_of_ids(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Item]:
     return found
 
 
-def all_items(db: sqlite3.Connection) -> Iterator[Item]:
+def all_items(db: Database) -> Iterator[Item]:
     """All living items, by id."""
     for row in db.execute("SELECT * FROM items ORDER BY id"):
         yield _item(row)
@@ -200,7 +114,7 @@ def decode(value: Any) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def matching_ids(db: sqlite3.Connection, where: str) -> np.ndarray:
+def matching_ids(db: Database, where: str) -> np.ndarray:
     """Ids int64, ascending, of the items for which a filter expression holds.
 
     Raises FilterError.

@@ -5,7 +5,6 @@ After a crash at any moment a reader sees the state before or after, and files t
 are swept by the next writer.
 """
 
-import fcntl
 import glob
 import hashlib
 import io
@@ -13,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +22,27 @@ import numpy as np
 
 from index import items as store
 from index.atomic import write_atomically
-from index.errors import GalleryError, GalleryLocked, VectorError
+from index.compaction import groups_to_rewrite, living_rows
+from index.database import (
+    BUSY_SECONDS,
+    CHECKS,
+    FORMAT_VERSION,
+    SCHEMA,
+    Database,
+    break_seal,
+    connect,
+    is_sealed,
+    write_seal,
+    write_settings,
+)
+from index.errors import GalleryError, VectorError
 from index.gallery import Gallery
 from index.items import NewItem
+from index.lock import take_lock
 from index.neighbors import METRICS, prepare
+from index.shards import Shard, write_array
 from index.vector_index import FLAT, build_index, check_key, index_bytes
 
-LOCK = "writer.lock"
 OURS = re.compile(r"(vectors|ids)-\d+\.npy|index-\d+(\.faiss|-positions\.npy)|\..+\.part")
 """Names of files that a writer makes: of these, those that no commit knows of are swept."""
 DTYPES = ("float32", "float16")
@@ -61,19 +74,21 @@ def create_gallery(
         shutil.rmtree(left)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir(parents=True)
-    db = store.connect(aside, create=True)
-    db.executescript(store.SCHEMA)
+    db = connect(aside, create=True)
+    for statement in [*SCHEMA.split(";"), CHECKS]:
+        db.execute(statement)
     db.execute("BEGIN")
     for name, data in model.items():
         _write_file(db, aside, f"model/{name}", data)
     root = os.path.relpath(os.path.abspath(image_root), os.path.abspath(path))
-    store.write_settings(db, {
-        "format_version": store.FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
+    write_settings(db, {
+        "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
         "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
         "embedder_id": embedder_id, "image_root": root,
     })  # fmt: skip
     db.execute("COMMIT")
     db.close()
+    write_seal(aside)
     if path.exists():
         path.rmdir()
     aside.rename(path)
@@ -83,14 +98,19 @@ def create_gallery(
 class GalleryWriter:
     """The one writer of a gallery, from ``with gallery.writer() as writer`` to its end."""
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, gallery: Gallery, wait: float = 0.0) -> None:
         self.gallery, self.path, self.db = gallery, gallery.path, gallery.db
+        self.wait = wait
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self._lock = _take_lock(self.path)
-        self.gallery.refresh()
-        self._sweep()
+        self._lock = take_lock(self.path, self.wait)
+        try:
+            self.gallery.refresh()
+            self._sweep()
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(
@@ -99,12 +119,23 @@ class GalleryWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        assert self._lock is not None
         try:
             self._write_failures()
-            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if not is_sealed(self.path):
+                self._fold_log()
         finally:
-            assert self._lock is not None
             self._lock.close()  # closing releases it
+        self.gallery.refresh()
+
+    def _fold_log(self) -> None:
+        """Move the log into the database and seal it, unless a reader still holds an older state."""
+        self.db.release()
+        self.db.execute("PRAGMA busy_timeout = 0")
+        (busy, *_) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self.db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        if not busy:
+            write_seal(self.path)
 
     def add(self, vectors: np.ndarray, items: Sequence[NewItem]) -> list[int]:
         """Add vectors (n,D) with their items in one commit; their ids, ascending.
@@ -129,7 +160,7 @@ class GalleryWriter:
             largest = float(np.abs(vectors).max())
             raise VectorError(f"{settings['dtype']} cannot hold {largest:g}; store float32")
         with self._commit(next_id=first + len(items)):
-            self._write_shard(stored, ids)
+            self._write_shard([stored], ids)
             store.insert_items(self.db, first, items)
         return [int(i) for i in ids]
 
@@ -175,51 +206,85 @@ class GalleryWriter:
             _write_file(self.db, self.path, positions, _npy(alive))
         self._sweep()
 
-    def compact(self) -> int:
-        """Rewrite the shards without removed vectors; how many rows that saved."""
-        gallery = self.gallery
-        removed = len(gallery.snapshot.dead)
-        if removed == 0 and len(gallery.snapshot.shards) <= 1:
-            return 0
-        with self._commit(index_file=None):
-            old = list(gallery.snapshot.shards)
-            for vectors, ids in gallery.snapshot.blocks(None, after=-1):
-                if len(ids):
-                    self._write_shard(vectors, ids)
-            for shard in old:
-                self.db.execute("DELETE FROM shards WHERE number = ?", (shard.number,))
-                names = [(shard.vectors_file,), (shard.ids_file,)]
-                self.db.executemany("DELETE FROM files WHERE name = ?", names)
-            self.db.execute("DELETE FROM dead")
-            self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
-        self._sweep()
+    def compact(self, on_progress: Callable[[int, int], None] = lambda done, of: None) -> int:
+        """Rewrite shards without removed vectors, small ones together; how many rows that saved.
+
+        Each new shard is a commit of its own: a compaction that was killed goes on where it stopped.
+        ``on_progress`` is called with the rows that were rewritten, and all that are to be.
+        """
+        snapshot = self.gallery.snapshot
+        groups = groups_to_rewrite(snapshot)
+        total, done = sum(shard.rows for group in groups for shard in group), 0
+        for group in groups:
+            self._rewrite(group)
+            done += sum(shard.rows for shard in group)
+            on_progress(done, total)
+            self._sweep()
         self.refresh_index()
-        return removed
+        return len(snapshot.dead)
+
+    def _rewrite(self, group: Sequence[Shard]) -> None:
+        """Replace shards that follow each other by one of their living rows, in one commit."""
+        snapshot = self.gallery.snapshot
+        ids, vectors = living_rows(snapshot, group)
+        gone = np.setdiff1d(
+            np.concatenate([snapshot.arrays[shard.ids_file].array for shard in group]), ids
+        )
+        # Ids without a vector must not be found: an index that knows them is of no more use.
+        stale = np.isin(gone, snapshot.indexed_ids).any()
+        with self._commit(**({"index_file": None} if stale else {})):
+            for shard in group:
+                names = [(shard.vectors_file,), (shard.ids_file,)]
+                self.db.execute("DELETE FROM shards WHERE number = ?", (shard.number,))
+                self.db.executemany("DELETE FROM files WHERE name = ?", names)
+                self.db.executemany("DELETE FROM checks WHERE name = ?", names)
+            if len(ids):
+                self._write_shard(vectors, ids)
+            self.db.executemany("DELETE FROM dead WHERE id = ?", [(int(i),) for i in gone])
+            if stale:
+                self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
 
     @contextmanager
     def _commit(self, **settings: object) -> Iterator[None]:
         """A transaction that counts as one generation of the gallery, or nothing at all."""
+        self.db.release()
+        break_seal(self.path)
         self.db.execute("BEGIN IMMEDIATE")
         try:
+            self.db.execute(CHECKS)
             yield
             generation = self.gallery.settings["generation"] + 1
-            store.write_settings(self.db, {**settings, "generation": generation})
+            write_settings(self.db, {**settings, "generation": generation})
             self.db.execute("COMMIT")
         except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
+            self.db.release()
             raise
         self.gallery.refresh()
 
-    def _write_shard(self, vectors: np.ndarray, ids: np.ndarray) -> None:
+    def _write_shard(self, vectors: Iterable[np.ndarray], ids: np.ndarray) -> None:
+        """Vectors of ids (n,) come in parts, one after another."""
         row = self.db.execute("SELECT value FROM settings WHERE name = 'next_number'").fetchone()
-        number = json.loads(row[0])
-        shard = store.Shard(number, len(ids))
-        _write_file(self.db, self.path, shard.vectors_file, _npy(vectors))
-        _write_file(self.db, self.path, shard.ids_file, _npy(ids))
+        shard = Shard(json.loads(row[0]), len(ids))
+        shape = (len(ids), self.gallery.dim)
+        for name, record in (
+            (
+                shard.vectors_file,
+                write_array(
+                    self.path / shard.vectors_file, vectors, shape, self.gallery.settings["dtype"]
+                ),
+            ),
+            (
+                shard.ids_file,
+                write_array(self.path / shard.ids_file, [ids], shape[:1], "int64"),
+            ),
+        ):
+            fields = (name, record.bytes, record.sha256)
+            self.db.execute("INSERT INTO files VALUES (?, ?, ?)", fields)
+            assert record.crc32 is not None
+            self.db.execute("INSERT INTO checks VALUES (?, ?)", (name, record.crc32.tobytes()))
         span = (int(ids[0]), int(ids[-1]))
-        self.db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (number, *span, len(ids)))
-        store.write_settings(self.db, {"next_number": number + 1})
+        self.db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (shard.number, *span, len(ids)))
+        write_settings(self.db, {"next_number": shard.number + 1})
 
     def _sweep(self) -> None:
         """Delete files that no commit knows of: leavings of a writer that was killed."""
@@ -238,25 +303,7 @@ class GalleryWriter:
             write_atomically(file, data)
 
 
-def _take_lock(folder: Path) -> IO[str]:
-    """An open, locked file, whose content names the process. Raises GalleryLocked."""
-    lock = (folder / LOCK).open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise GalleryLocked(
-            f"{folder} is being written to by process {holder}; wait until it is done, or stop it"
-        ) from error
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
-
-
-def _write_file(db: "store.sqlite3.Connection", folder: Path, name: str, data: bytes) -> None:
+def _write_file(db: "Database", folder: Path, name: str, data: bytes) -> None:
     """Put a file into the gallery, and its checksum into the open transaction."""
     write_atomically(folder / name, data)
     row = (name, len(data), hashlib.sha256(data).hexdigest())

@@ -332,11 +332,8 @@ def harm(file: Path, how: str) -> None:
 def test_damaged_vectors_are_refused(tmp_path: Path, name: str, how: str) -> None:
     path = indexed(tmp_path).path
     harm(path / name, how)
-    if how == "flip":  # the size is right: reading every byte tells
-        assert any(name in finding for finding in Gallery.open(path).verify())
-    else:
-        with pytest.raises(DamagedGallery, match=name):
-            Gallery.open(path)
+    with pytest.raises(DamagedGallery, match=name):
+        Gallery.open(path)
 
 
 @pytest.mark.parametrize("how", ["truncate", "empty", "delete", "flip"])
@@ -377,7 +374,7 @@ def test_a_database_with_flipped_bytes_never_ends_in_another_kind_of_error(tmp_p
             opened = Gallery.open(path)
             opened.items(opened.search(queries, 100).ids)
             opened.verify()
-        except (GalleryError, sqlite3.DatabaseError):
+        except GalleryError:
             refused += 1
     assert refused > 0
 
@@ -395,7 +392,8 @@ def test_shards_of_another_gallery_are_refused(tmp_path: Path) -> None:
     with other.writer() as writer:
         writer.add(np.ones((100, 4)), new_items(0, 100))
     shutil.copy(other.path / "vectors-000001.npy", path)
-    assert any("vectors-000001" in finding for finding in Gallery.open(path).verify())
+    with pytest.raises(DamagedGallery, match="vectors-000001"):
+        Gallery.open(path)
 
 
 def test_the_golden_gallery_of_format_1_opens(tmp_path: Path) -> None:

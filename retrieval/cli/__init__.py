@@ -4,7 +4,6 @@ Heavy imports (torch, faiss, matplotlib) happen inside the commands, so that ``-
 """
 
 import logging
-import sqlite3
 import sys
 from typing import Any
 
@@ -24,7 +23,7 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except (RetrievalError, GalleryError) as error:
             raise click.ClickException(str(error)) from error
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
             raise click.ClickException(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,217 @@
+"""The database of a gallery: connections, settings, and the seal that says it is as it was left.
+
+SQLite is the commit point. It runs with a write-ahead log, so that readers and the writer never wait
+for each other, and every failure of it is a GalleryError.
+"""
+
+import json
+import os
+import sqlite3
+import zlib
+from pathlib import Path
+from typing import Any
+
+from index.atomic import sync_folder, write_atomically
+from index.errors import DamagedGallery, GalleryError, GalleryLocked, NotAGallery
+
+DATABASE = "gallery.sqlite"
+SEAL = "gallery.seal"
+FORMAT_VERSION = 1
+BUSY_SECONDS = 30.0
+READ_BYTES = 1 << 20
+
+SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE items (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, content_hash TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, label TEXT, metadata TEXT NOT NULL);
+CREATE INDEX items_label ON items (label);
+CREATE TABLE dead (id INTEGER PRIMARY KEY);
+CREATE TABLE shards (
+    number INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, last_id INTEGER NOT NULL,
+    rows INTEGER NOT NULL);
+CREATE TABLE files (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE failures (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+"""
+CHECKS = "CREATE TABLE IF NOT EXISTS checks (name TEXT PRIMARY KEY, crc32 BLOB NOT NULL)"
+"""CRC-32 of each block of a shard's files. The first galleries of format 1 have none: see shards.py."""
+
+
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; the second where the name of something in a damaged file is quoted."""
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor whose failures are GalleryErrors."""
+
+    connection: "Database"
+
+    def execute(self, *arguments: Any) -> "Cursor":
+        try:
+            return super().execute(*arguments)
+        except FAILURES as error:
+            raise self.connection.failure(error) from error
+
+    def executemany(self, *arguments: Any) -> "Cursor":
+        try:
+            return super().executemany(*arguments)
+        except FAILURES as error:
+            raise self.connection.failure(error) from error
+
+    def fetchone(self) -> Any:
+        return next(self, None)
+
+    def fetchall(self) -> list[Any]:
+        return list(self)
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except FAILURES as error:
+            raise self.connection.failure(error) from error
+
+
+class Database(sqlite3.Connection):
+    """A connection in autocommit mode whose failures are GalleryErrors."""
+
+    file: Path
+
+    def cursor(self, factory: Any = Cursor) -> Any:
+        """A cursor whose failures are GalleryErrors."""
+        return super().cursor(factory)
+
+    def execute(self, *arguments: Any) -> Cursor:
+        """A new cursor that has executed the statement."""
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Cursor:
+        """A new cursor that has executed the statement for each row of parameters."""
+        return self.cursor().executemany(*arguments)
+
+    def release(self) -> None:
+        """Let go of the state that an open transaction holds."""
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+
+    def failure(self, error: sqlite3.Error | UnicodeDecodeError) -> GalleryError:
+        """What an error of SQLite means for the gallery."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return GalleryLocked(
+                f"{self.file} is held by another program ({error}); try again when it is done"
+            )
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            return GalleryError(f"{self.file} cannot be written: {error}")
+        return DamagedGallery(
+            f"{self.file} is damaged: {error}; restore it from a copy, or build the gallery again"
+        )
+
+
+def connect(folder: Path, *, create: bool = False) -> Database:
+    """A connection to a gallery's database.
+
+    Raises NotAGallery where there is none, DamagedGallery where it is not a database.
+    """
+    file = folder / DATABASE
+    if not create and not file.is_file():
+        raise NotAGallery(
+            f"{folder} is not a gallery: it has no {DATABASE}; make one with: retrieval build-index "
+            f"PICTURES --out {folder}"
+        )
+    location = file.absolute().as_uri()
+    if not create and not (os.access(folder, os.W_OK) and os.access(file, os.W_OK)):
+        # Where nobody can write there is no log to heed, unless the folder was taken from a writer.
+        log = file.with_name(f"{DATABASE}-wal")
+        location += "?mode=ro" if log.exists() and log.stat().st_size else "?immutable=1"
+    db = sqlite3.connect(
+        location, timeout=BUSY_SECONDS, isolation_level=None, factory=Database, uri=True
+    )
+    db.file = file
+    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    if create:
+        db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")  # commits are on the disk before they count
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return db
+
+
+def read_settings(db: Database, folder: Path) -> dict[str, Any]:
+    """The settings by name. Raises NotAGallery or DamagedGallery where they are not ours."""
+    rows = db.execute("SELECT name, value FROM settings").fetchall()
+    try:
+        settings = {name: json.loads(value) for name, value in rows}
+    except (TypeError, ValueError) as error:
+        raise DamagedGallery(f"{folder / DATABASE} is damaged: {error}") from error
+    version = settings.get("format_version")
+    if version != FORMAT_VERSION:
+        raise NotAGallery(
+            f"{folder} has format version {version}, and this program reads {FORMAT_VERSION}; it "
+            "was made by a newer version of this program, or is not a gallery"
+        )
+    return settings
+
+
+def write_settings(db: Database, values: dict[str, Any]) -> None:
+    """Add or replace settings."""
+    rows = [(name, json.dumps(value)) for name, value in values.items()]
+    db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
+
+
+def write_seal(folder: Path) -> None:
+    """Note size and checksum of the database, which the log has just been folded into."""
+    text = "{} {:08x}".format(*_fingerprint(folder / DATABASE))
+    line = f"{text} {zlib.crc32(text.encode()):08x}\n"
+    write_atomically(folder / SEAL, line.encode())
+
+
+def break_seal(folder: Path) -> None:
+    """Forget what was noted: from here on the database changes."""
+    if (folder / SEAL).exists():
+        (folder / SEAL).unlink()
+        sync_folder(folder)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether there is a readable seal."""
+    return _read_seal(folder) is not None
+
+
+def check_seal(folder: Path) -> None:
+    """Compare the database with its seal; one without a seal passes.
+
+    A writer takes the seal away before its first commit, and sets a new one when it is done: so a seal
+    that is the same before and after the reading was valid all the time. Raises DamagedGallery.
+    """
+    seal = _read_seal(folder)
+    while seal is not None:
+        found = _fingerprint(folder / DATABASE)
+        before, seal = seal, _read_seal(folder)
+        if found == before:
+            return
+        if seal == before:
+            raise DamagedGallery(
+                f"{folder / DATABASE} has changed since it was last written: it has {found[0]} bytes "
+                f"with checksum {found[1]:08x}, {before[0]} with {before[1]:08x} were noted; restore "
+                f"it from a copy, or, if you changed it yourself, delete {folder / SEAL}"
+            )
+
+
+def _read_seal(folder: Path) -> tuple[int, int] | None:
+    """Size and checksum, or None where there is no seal, or one that is itself damaged."""
+    try:
+        text, _, check = (folder / SEAL).read_bytes().decode().strip().rpartition(" ")
+        if zlib.crc32(text.encode()) != int(check, 16):
+            return None
+        size, crc = text.split(" ")
+        return int(size), int(crc, 16)
+    except (OSError, ValueError):
+        return None
+
+
+def _fingerprint(file: Path) -> tuple[int, int]:
+    size = crc = 0
+    with file.open("rb") as stream:
+        while data := stream.read(READ_BYTES):
+            size, crc = size + len(data), zlib.crc32(data, crc)
+    return size, crc
