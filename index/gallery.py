@@ -11,8 +11,7 @@ photos.gallery/
     writer.lock          held by the one process that writes
 
 A reader sees the gallery as one commit left it, vectors and items alike; ``refresh`` takes it to the
-newest. Ids ascend from
-shard to shard, so that the order of rows is the order of ids.
+newest. Ids ascend from shard to shard, so that the order of rows is the order of ids.
 """
 
 import logging
@@ -24,12 +23,11 @@ from typing import Any, Self
 import numpy as np
 
 from index import items as store
-from index.database import DATABASE, check_seal, connect, is_sealed, read_settings
+from index.database import check_seal, connect, read_settings
 from index.errors import ModelMismatch, VectorError
 from index.exact_search import exact_search
 from index.items import Item
 from index.neighbors import Neighbors, prepare, rescore
-from index.shards import check_file
 from index.snapshot import load_snapshot
 from index.vector_index import candidates, search_index, visits_all
 
@@ -55,8 +53,8 @@ class Gallery:
         """The gallery in a folder, as last committed.
 
         Raises NotAGallery where there is none or its format is unknown, DamagedGallery where sizes,
-        counts, or the database's checksum disagree. Vectors are checked as they are used; ``verify``
-        checks all.
+        counts, or the database's checksum disagree. Vectors are checked as they are used;
+        ``index.verify`` reads all.
         """
         return cls(path)
 
@@ -205,33 +203,6 @@ class Gallery:
             "format_version": self.settings["format_version"],
             "notes": list(self.notes),
         }
-
-    def verify(self) -> list[str]:
-        """Findings from reading every byte: none if the gallery is sound."""
-        while True:
-            findings = self._findings()
-            if not findings or not self.refresh():  # files of an older commit may be gone
-                return findings
-
-    def _findings(self) -> list[str]:
-        findings = list(self.notes)
-        if not is_sealed(self.path):
-            logger.info("%s has no seal: the last writer was killed, or is at work", self.path)
-        checks = self.db.execute("PRAGMA integrity_check").fetchall()
-        findings += [f"{self.path / DATABASE}: {c[0]}" for c in checks if c[0] != "ok"]
-        for name, size, sha256 in self.db.execute("SELECT name, bytes, sha256 FROM files"):
-            finding = check_file(self.path / name, size, sha256)
-            if finding and not any(name in note for note in self.notes):
-                findings.append(finding)
-        if not findings and not all(
-            np.isfinite(vectors).all() for vectors, _ in self.snapshot.blocks(None, after=-1)
-        ):
-            findings.append(f"{self.path} holds vectors with values that are not finite")
-        listed = np.fromiter((r[0] for r in self.db.execute("SELECT id FROM items")), np.int64)
-        missing = np.setdiff1d(listed, self.snapshot.living_ids())
-        if len(missing):
-            findings.append(f"{len(missing)} items have no vector; the first id is {missing[0]}")
-        return findings
 
     def _exact(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None, after: int

@@ -1,8 +1,8 @@
 """Shards: files of vectors and of their ids, never changed once written, and checked when first used.
 
-A file has a SHA-256, which ``verify`` compares, and a CRC-32 of each 64 KiB. Those are compared when a
-process first touches the block: so no answer is made from bytes that have changed, and opening a
-gallery reads next to nothing.
+A file has a SHA-256, which ``index.verify`` compares, and a CRC-32 of each 64 KiB. Those are compared
+when a process first touches the block: so no answer is made from bytes that have changed, and opening
+a gallery reads next to nothing.
 """
 
 import dataclasses

@@ -19,6 +19,7 @@ from PIL import Image
 
 from index.gallery import Gallery
 from index.items import all_items
+from index.verify import verify_gallery
 from retrieval import building, training
 from retrieval.building import fill, open_or_create, remove_pictures
 from retrieval.checkpoint import Run, embedder_id, save_embedder
@@ -58,7 +59,7 @@ def fill_job(folder: Path, out: Path) -> None:
 
 def fill_result(out: Path) -> str:
     gallery = Gallery.open(out)
-    assert gallery.verify() == [], gallery.verify()
+    assert verify_gallery(gallery.path) == [], verify_gallery(gallery.path)
     items = [(i.id, i.path, i.content_hash, i.label) for i in all_items(gallery.db)]
     vectors = gallery.vectors(np.array([i[0] for i in items]))
     failed = (out / "failed.jsonl").read_text()

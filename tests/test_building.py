@@ -10,6 +10,7 @@ from PIL import Image
 
 from index.errors import GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
+from index.verify import verify_gallery
 from retrieval import building
 from retrieval.building import (
     fill,
@@ -71,7 +72,7 @@ def test_a_filled_gallery_holds_the_embedding_label_and_hash_of_each_picture(
     np.testing.assert_allclose(
         gallery.vectors(np.array([i.id for i in items])), expected, atol=1e-6
     )
-    assert gallery.verify() == []
+    assert verify_gallery(gallery.path) == []
 
 
 def test_each_picture_finds_itself_first(tmp_path: Path, model: Path, pictures: Path) -> None:

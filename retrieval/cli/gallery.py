@@ -258,10 +258,10 @@ def verify(gallery_path: Path | None, as_json: bool) -> None:
     Example:
       retrieval verify --gallery photos.gallery
     """
-    from index.gallery import Gallery
+    from index.verify import verify_gallery
 
     path = find_gallery(gallery_path)
-    findings = Gallery.open(path).verify()
+    findings = verify_gallery(path)
     if as_json:
         print_json({"gallery": str(path), "sound": not findings, "findings": findings})
     for finding in [] if as_json else findings:
