@@ -157,6 +157,18 @@ class Gallery:
         """Id → item, of those that are in the gallery."""
         return store.items_of_ids(self.db, [int(i) for i in np.asarray(ids).ravel() if i >= 0])
 
+    def items_of_paths(self, paths: Sequence[str]) -> dict[str, Item]:
+        """Path, as stored → item, of those that are in the gallery."""
+        return store.items_of_paths(self.db, paths)
+
+    def all_paths(self) -> Iterator[tuple[int, str]]:
+        """Id and path, as stored, of all items, by id."""
+        return store.all_paths(self.db)
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Path, as stored, and reason of each picture that was left out, by path."""
+        return store.failures(self.db)
+
     def all_items(self) -> Iterator[Item]:
         """All items, by id."""
         return store.all_items(self.db)

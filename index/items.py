@@ -16,6 +16,7 @@ from index.errors import DamagedGallery
 from index.filters import parse_filter
 
 CHUNK = 500  # parameters of one statement, below SQLite's limit
+BLOCK = 2000  # items that are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +93,62 @@ def items_of_ids(db: Database, ids: Sequence[int]) -> dict[int, Item]:
     return found
 
 
+def items_of_paths(db: Database, paths: Sequence[str]) -> dict[str, Item]:
+    """Path → item of those that are in the gallery."""
+    ids = ids_of_paths(db, paths)
+    items = items_of_ids(db, list(ids.values()))
+    return {path: items[item_id] for path, item_id in ids.items()}
+
+
 def all_items(db: Database) -> Iterator[Item]:
-    """All living items, by id."""
-    for row in db.execute("SELECT * FROM items ORDER BY id"):
-        yield _item(row)
+    """All living items, by id, of which a block is in memory."""
+    for rows in _blocks(db, "*"):
+        yield from map(_item, rows)
+
+
+def all_paths(db: Database) -> Iterator[tuple[int, str]]:
+    """Id and path of all living items, by id."""
+    for rows in _blocks(db, "id, path"):
+        yield from ((item_id, decode(path)) for item_id, path in rows)
+
+
+def _blocks(db: Database, columns: str) -> Iterator[list[Any]]:
+    # Each block is a statement of its own, so that a commit in between ends none half-way.
+    last = -1
+    while rows := db.execute(
+        f"SELECT {columns} FROM items WHERE id > ? ORDER BY id LIMIT ?", (last, BLOCK)
+    ).fetchall():
+        yield rows
+        last = rows[-1][0]
+
+
+def update_items(db: Database, items: Sequence[Item]) -> None:
+    """Give items, known by id, these paths, sizes, times, labels and metadata.
+
+    Their content stays. Others that live under one of the paths die; paths may be exchanged.
+    """
+    own = {item.id for item in items}
+    bury(db, set(ids_of_paths(db, [item.path for item in items]).values()) - own)
+    aside = [(b"\0%d" % item.id, item.id) for item in items]  # no file is called so
+    db.executemany("UPDATE items SET path = ? WHERE id = ?", aside)
+    rows = (
+        (
+            encode(item.path), item.size, item.mtime_ns,
+            None if item.label is None else encode(item.label), json.dumps(item.metadata), item.id,
+        )
+        for item in items
+    )  # fmt: skip
+    db.executemany(
+        "UPDATE items SET path = ?, size = ?, mtime_ns = ?, label = ?, metadata = ? WHERE id = ?",
+        rows,
+    )
+    db.executemany("DELETE FROM failures WHERE path = ?", [(encode(i.path),) for i in items])
+
+
+def failures(db: Database) -> list[tuple[str, str]]:
+    """Path and reason of each picture that was left out, by path."""
+    rows = db.execute("SELECT path, reason FROM failures ORDER BY path")
+    return [(decode(path), reason) for path, reason in rows]
 
 
 def _item(row: tuple[Any, ...]) -> Item:

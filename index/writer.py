@@ -37,7 +37,7 @@ from index.database import (
 )
 from index.errors import GalleryError, VectorError
 from index.gallery import Gallery
-from index.items import NewItem
+from index.items import Item, NewItem
 from index.lock import take_lock
 from index.neighbors import METRICS, prepare
 from index.shards import Shard, write_array
@@ -166,15 +166,21 @@ class GalleryWriter:
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove these items in one commit; how many of them there were."""
+        ids = list(ids)
+        if not ids:
+            return 0
         with self._commit():
             return store.bury(self.db, ids)
 
-    def touch(self, items: Iterable[tuple[int, int]]) -> None:
-        """Note a new time of change, (id, mtime_ns), of files whose content is still the same."""
-        with self._commit():
-            self.db.executemany(
-                "UPDATE items SET mtime_ns = ? WHERE id = ?", [(m, i) for i, m in items]
-            )
+    def update(self, items: Sequence[Item]) -> None:
+        """Give items, known by id, other paths, sizes, times, labels and metadata, in one commit.
+
+        Content and vector of each stay. Paths may be exchanged; another item that lives under one of
+        them dies.
+        """
+        if items:
+            with self._commit():
+                store.update_items(self.db, items)
 
     def record_failures(self, failures: Iterable[tuple[str, str]]) -> None:
         """Note pictures that were left out: (path, reason). An item of that path dies."""
@@ -185,6 +191,13 @@ class GalleryWriter:
             store.bury(self.db, store.ids_of_paths(self.db, [p for p, _ in failures]).values())
             rows = [(store.encode(path), reason) for path, reason in failures]
             self.db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?)", rows)
+
+    def forget_failures(self, paths: Iterable[str]) -> None:
+        """Drop the notes on these paths: there is no such file any more."""
+        rows = [(store.encode(path),) for path in paths]
+        if rows:
+            with self._commit():
+                self.db.executemany("DELETE FROM failures WHERE path = ?", rows)
 
     def refresh_index(self) -> None:
         """Build the FAISS index over all living vectors, unless the newest one covers them.
@@ -295,8 +308,8 @@ class GalleryWriter:
 
     def _write_failures(self) -> None:
         """failed.jsonl says what the database says."""
-        rows = self.db.execute("SELECT path, reason FROM failures ORDER BY path").fetchall()
-        lines = (json.dumps({"path": store.decode(p), "reason": r}) + "\n" for p, r in rows)
+        rows = store.failures(self.db)
+        lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in rows)
         data = "".join(lines).encode()
         file = self.path / "failed.jsonl"
         if rows or file.exists():

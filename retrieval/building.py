@@ -1,64 +1,32 @@
-"""Filling galleries with pictures, and emptying them; embeddings as plain files."""
+"""Filling galleries with pictures, keeping them in step with folders, and emptying them."""
 
-import csv
-import dataclasses
-import io
-import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from index.atomic import write_atomically
 from index.errors import GalleryError
 from index.gallery import Gallery
 from index.items import NewItem
 from index.writer import GalleryWriter, create_gallery
 from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_file
-from retrieval.embedder import Embedder, embed_images
+from retrieval.comparing import Changes, compare, compare_folders, lies_in, mark_of, stored_path
+from retrieval.embedding import Batch, Count, embed_pictures
 from retrieval.errors import DataError, ImageError
-from retrieval.images import content_hash, read_images
+from retrieval.images import content_hash
 from retrieval.pictures import Picture
+from retrieval.summary import FillSummary
 
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 8192
 COMMIT_EVERY_SECONDS = 30.0
-Count = Callable[[int], None]
-
-
-@dataclasses.dataclass
-class FillSummary:
-    """What became of the pictures given."""
-
-    added: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    interrupted: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return dataclasses.asdict(self)
-
-    def text(self) -> str:
-        """One line for people."""
-        parts = [f"{self.added:,} added"]
-        for count, what in (
-            (self.replaced, "replaced"),
-            (self.unchanged, "unchanged"),
-            (self.failed, "left out"),
-        ):
-            if count:
-                parts.append(f"{count:,} {what}")
-        return f"{', '.join(parts)} ({self.seconds:.1f} s)"
 
 
 def open_or_create(
@@ -127,125 +95,135 @@ def fill(
     pictures: Sequence[Picture],
     *,
     device: torch.device | None = None,
-    batch_size: int = 256,
-    num_workers: int = 2,
-    strict: bool = False,
+    wait: float = 0.0,
     on_progress: Count = lambda n: None,
+    **reading: Any,
 ) -> FillSummary:
-    """Embed pictures with the gallery's own model and add them; memory does not grow with their number.
+    """Embed pictures with the gallery's own model and add them; ``reading``: see ``embed_pictures``.
 
     Pictures that are there, unchanged, are passed over, so that an interrupted run is continued by the
     same call. Ctrl-C commits what is embedded and returns. With ``strict`` a picture that cannot be
-    read raises ImageError; else it is noted in the gallery.
+    read raises ImageError; else it is noted in the gallery. Another writer is waited for ``wait``
+    seconds. Vectors are never all in memory.
     """
     started = time.monotonic()
-    summary = FillSummary()
-    embedder = load_embedder(gallery.path / "model").to(device or torch.device("cpu"))
-    with gallery.writer() as writer:
-        filler = _Filler(gallery, writer, embedder, summary, batch_size)
-        try:
-            todo = filler.changed(pictures, on_progress)
-            size = embedder.spec.image_size
-            stream = read_images((picture.path for picture in todo), size, num_workers)
-            for picture, (path, image) in zip(todo, stream, strict=True):
-                try:
-                    filler.put(picture, image)
-                except ImageError as error:
-                    if strict:
-                        raise ImageError(f"{path}: {error}") from error
-                    filler.failures.append((filler.relative(path), str(error)))
-                on_progress(1)
-        except KeyboardInterrupt:
-            summary.interrupted = True
-        filler.commit(embed_rest=not summary.interrupted)
-        if not summary.interrupted:
-            writer.refresh_index()
+    with gallery.writer(wait) as writer:
+        changes = compare(gallery, pictures)
+        summary = _apply(gallery, writer, changes, device, on_progress, reading)
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
 
+def sync(
+    gallery: Gallery,
+    folders: Sequence[Path],
+    pictures: Sequence[Picture],
+    *,
+    device: torch.device | None = None,
+    wait: float = 0.0,
+    dry_run: bool = False,
+    on_progress: Count = lambda n: None,
+    **reading: Any,
+) -> FillSummary:
+    """Make a gallery hold, of all that lies in ``folders``, just these ``pictures``.
+
+    New and changed ones are embedded, vanished ones removed; renamed ones, known by their content, keep
+    id and vector. What lies elsewhere is left alone. Otherwise as ``fill``; ``dry_run`` counts what
+    would happen, and changes nothing. Raises DataError where a folder is none, or where nothing at all
+    would remain of it.
+    """
+    started = time.monotonic()
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} is not a folder; give folders to sync, or use: retrieval add"
+            )
+    if dry_run:
+        changes = compare_folders(gallery, pictures, folders)
+        new = len(changes.embed) - len(changes.stale)
+        summary = _counted(changes)
+        summary.added, summary.replaced = new, len(changes.stale)
+    else:
+        with gallery.writer(wait) as writer:
+            changes = compare_folders(gallery, pictures, folders)
+            there = {stored_path(gallery, picture.path) for picture in pictures}
+            inside = lies_in(gallery, folders)
+            failed = [path for path, _ in gallery.failures()]
+            writer.forget_failures(p for p in failed if p not in there and inside(p))
+            summary = _apply(gallery, writer, changes, device, on_progress, reading)
+    summary.seconds = round(time.monotonic() - started, 3)
+    return summary
+
+
+def _counted(changes: Changes) -> FillSummary:
+    return FillSummary(
+        moved=changes.moved, relabelled=changes.relabelled, removed=len(changes.removed),
+        unchanged=changes.unchanged,
+    )  # fmt: skip
+
+
+def _apply(
+    gallery: Gallery,
+    writer: GalleryWriter,
+    changes: Changes,
+    device: torch.device | None,
+    on_progress: Count,
+    reading: dict[str, Any],
+) -> FillSummary:
+    """Commit the changes, and what is embedded for them."""
+    summary = _counted(changes)
+    writer.remove(changes.removed)
+    writer.update(changes.updates)
+    on_progress(changes.unchanged + changes.relabelled + changes.moved)
+    filler = _Filler(gallery, writer, summary)
+    try:
+        if changes.embed:
+            embedder = load_embedder(gallery.path / "model").to(device or torch.device("cpu"))
+            for batch in embed_pictures(
+                embedder, changes.embed, on_progress=on_progress, **reading
+            ):
+                filler.put(batch)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    filler.commit()
+    if not summary.interrupted:
+        writer.refresh_index()
+    return summary
+
+
 class _Filler:
-    """Pictures on their way into a gallery: read, embedded in batches, committed in shards.
+    """Batches on their way into a gallery, committed in shards.
 
     Batches are made of pictures that could be read, and commits happen between batches, so that a
     picture meets the same batch whether or not the run was interrupted before.
     """
 
-    def __init__(
-        self,
-        gallery: Gallery,
-        writer: GalleryWriter,
-        embedder: Embedder,
-        summary: FillSummary,
-        batch_size: int,
-    ) -> None:
-        self.gallery, self.writer, self.embedder = gallery, writer, embedder
-        self.summary, self.batch_size = summary, batch_size
-        self.root = gallery.image_root
-        self.known = {item.path: item for item in gallery.all_items()}
-        self.batch: list[np.ndarray] = []
+    def __init__(self, gallery: Gallery, writer: GalleryWriter, summary: FillSummary) -> None:
+        self.gallery, self.writer, self.summary = gallery, writer, summary
         self.items: list[NewItem] = []
         self.vectors: list[np.ndarray] = []
         self.failures: list[tuple[str, str]] = []
         self.committed_at = time.monotonic()
 
-    def relative(self, path: Path) -> str:
-        return os.path.relpath(path, self.root)
+    def put(self, batch: Batch) -> None:
+        """Take a batch; whole shards are committed."""
+        self._fail(batch.failures)
+        kept = []
+        for row, picture in enumerate(batch.pictures):
+            try:
+                self.items.append(self._item(picture))
+                kept.append(row)
+            except ImageError as error:  # it has gone in the meantime
+                self._fail([(picture.path, str(error))])
+        self.vectors.append(batch.vectors[kept])
+        waited = time.monotonic() - self.committed_at
+        if len(self.items) >= SHARD_ROWS or waited > COMMIT_EVERY_SECONDS:
+            self.commit()
 
-    def changed(self, pictures: Sequence[Picture], on_progress: Count) -> list[Picture]:
-        """Those that are not in the gallery as they are now."""
-        todo, touched = [], []
-        for picture in pictures:
-            item = self.known.get(self.relative(picture.path))
-            mark = _mark(picture.path)
-            facts = (picture.label, picture.metadata)
-            if item is None or mark is None or (item.label, item.metadata) != facts:
-                todo.append(picture)
-            elif mark == (item.size, item.mtime_ns):
-                self.summary.unchanged += 1
-                on_progress(1)
-            elif item.size == mark[0] and content_hash(picture.path) == item.content_hash:
-                touched.append((item.id, mark[1]))
-                self.summary.unchanged += 1
-                on_progress(1)
-            else:
-                todo.append(picture)
-        if touched:
-            self.writer.touch(touched)
-        return todo
-
-    def put(self, picture: Picture, image: np.ndarray | ImageError) -> None:
-        """Take a picture; whole batches are embedded, whole shards committed.
-
-        Raises ImageError for one that could not be read, or that is gone by now.
-        """
-        if isinstance(image, ImageError):
-            raise image
-        size, mtime_ns = _mark(picture.path) or (0, 0)
-        item = NewItem(
-            path=self.relative(picture.path),
-            content_hash=content_hash(picture.path),
-            size=size,
-            mtime_ns=mtime_ns,
-            label=picture.label,
-            metadata=picture.metadata,
-        )
-        self.batch.append(image)
-        self.items.append(item)
-        if len(self.batch) == self.batch_size:
-            self._embed()
-            waited = time.monotonic() - self.committed_at
-            if len(self.items) >= SHARD_ROWS or waited > COMMIT_EVERY_SECONDS:
-                self.commit()
-
-    def commit(self, embed_rest: bool = True) -> None:
-        """Commit what is embedded; a batch that is not full is embedded first, or dropped."""
-        if self.batch and embed_rest:
-            self._embed()
-        del self.items[sum(map(len, self.vectors)) :]
-        self.batch = []
+    def commit(self) -> None:
+        """Commit what was put in."""
         if self.items:
-            replaced = sum(item.path in self.known for item in self.items)
+            replaced = len(self.gallery.items_of_paths([item.path for item in self.items]))
             self.writer.add(np.concatenate(self.vectors), self.items)
             self.summary.replaced += replaced
             self.summary.added += len(self.items) - replaced
@@ -255,98 +233,56 @@ class _Filler:
         self.items, self.vectors, self.failures = [], [], []
         self.committed_at = time.monotonic()
 
-    def _embed(self) -> None:
-        images = np.stack(self.batch)
-        self.vectors.append(embed_images(self.embedder, images, batch_size=self.batch_size))
-        self.batch = []
+    def _item(self, picture: Picture) -> NewItem:
+        size, mtime_ns = mark_of(picture.path) or (0, 0)
+        return NewItem(
+            path=stored_path(self.gallery, picture.path),
+            content_hash=content_hash(picture.path),
+            size=size,
+            mtime_ns=mtime_ns,
+            label=picture.label,
+            metadata=picture.metadata,
+        )
 
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    """Size and time of change, by which an unchanged file is known."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+    def _fail(self, failures: Sequence[tuple[Path, str]]) -> None:
+        self.failures += [(stored_path(self.gallery, path), reason) for path, reason in failures]
 
 
 def remove_pictures(
-    gallery: Gallery, pictures: Sequence[Path], ids: Sequence[int], where: str | None
+    gallery: Gallery,
+    pictures: Sequence[Path],
+    ids: Sequence[int],
+    where: str | None,
+    wait: float = 0.0,
 ) -> int:
     """Remove pictures by path (a folder: all below it), by id, and by filter; how many there were.
 
     Raises DataError for a path or an id that is not in the gallery.
     """
-    chosen = set(ids)
-    items = list(gallery.all_items())
-    there = {item.id for item in items}
-    missing = [str(i) for i in ids if i not in there]
-    for picture in pictures:
-        relative = os.path.relpath(os.path.abspath(picture), gallery.image_root)
-        below = {
-            item.id
-            for item in items
-            if item.path == relative or item.path.startswith(f"{relative}{os.sep}")
-            or relative == "."
-        }  # fmt: skip
-        chosen |= below
-        missing += [] if below else [str(picture)]
-    if missing:
-        raise DataError(
-            f"{gallery.path} does not hold {missing[0]}" + (f" nor {len(missing) - 1} others"
-            if len(missing) > 1 else "") + "; nothing was removed"
-        )  # fmt: skip
-    if where is not None:
-        chosen |= {int(i) for i in gallery.matching(where)}
-    with gallery.writer() as writer:
+    with gallery.writer(wait) as writer:
+        chosen = _chosen(gallery, pictures, ids)
+        if where is not None:
+            chosen |= {int(i) for i in gallery.matching(where)}
         removed = writer.remove(sorted(chosen))
         writer.refresh_index()
     return removed
 
 
-def write_embeddings(
-    pictures: Sequence[Picture],
-    model: Path,
-    out: Path,
-    *,
-    device: torch.device | None = None,
-    batch_size: int = 256,
-    num_workers: int = 2,
-    strict: bool = False,
-    on_progress: Count = lambda n: None,
-) -> FillSummary:
-    """Write embeddings.npy float32 (n,D), pictures.csv (row, path, label), failed.jsonl into ``out``.
-
-    Raises ImageError with ``strict`` for a picture that cannot be read.
-    """
-    started = time.monotonic()
-    embedder = load_embedder(model).to(device or torch.device("cpu"))
-    vectors = [np.empty((0, embedder.spec.embedding_dim), np.float32)]
-    batch: list[np.ndarray] = []
-    kept, failures = [], []
-    stream = read_images((p.path for p in pictures), embedder.spec.image_size, num_workers)
-    for picture, (path, image) in zip(pictures, stream, strict=True):
-        if isinstance(image, ImageError):
-            if strict:
-                raise ImageError(f"{path}: {image}")
-            failures.append({"path": str(path), "reason": str(image)})
-        else:
-            kept.append(picture)
-            batch.append(image)
-        if len(batch) == batch_size:
-            vectors.append(embed_images(embedder, np.stack(batch), batch_size=batch_size))
-            batch = []
-        on_progress(1)
-    if batch:
-        vectors.append(embed_images(embedder, np.stack(batch), batch_size=batch_size))
-    buffer, table = io.BytesIO(), io.StringIO()
-    np.save(buffer, np.concatenate(vectors), allow_pickle=False)
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["row", "path", "label"])
-    rows.writerows([row, p.path, p.label or ""] for row, p in enumerate(kept))
-    write_atomically(out / "embeddings.npy", buffer.getvalue())
-    write_atomically(out / "pictures.csv", table.getvalue().encode("utf-8", "surrogateescape"))
-    lines = "".join(json.dumps(failure) + "\n" for failure in failures)
-    write_atomically(out / "failed.jsonl", lines.encode())
-    seconds = round(time.monotonic() - started, 3)
-    return FillSummary(added=len(kept), failed=len(failures), seconds=seconds)
+def _chosen(gallery: Gallery, pictures: Sequence[Path], ids: Sequence[int]) -> set[int]:
+    chosen = set(gallery.items(ids))
+    missing = [str(i) for i in ids if i not in chosen]
+    paths = {stored_path(gallery, picture): picture for picture in pictures}
+    files = {path: item.id for path, item in gallery.items_of_paths(list(paths)).items()}
+    chosen |= set(files.values())
+    folders = [picture for path, picture in paths.items() if path not in files]
+    for folder in folders:
+        inside = lies_in(gallery, [folder])
+        below = {item_id for item_id, path in gallery.all_paths() if inside(path)}
+        chosen |= below
+        missing += [] if below else [str(folder)]
+    if missing:
+        raise DataError(
+            f"{gallery.path} does not hold {missing[0]}" + (f" nor {len(missing) - 1} others"
+            if len(missing) > 1 else "") + "; nothing was removed"
+        )  # fmt: skip
+    return chosen

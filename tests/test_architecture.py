@@ -10,6 +10,7 @@ LAYERS = [
     {"train_embed", "protocols"},
     {"batches"},
     {"search", "building"},
+    {"embedding", "comparing"},
     {"checkpoint"},
     {"embedder"},
     {"training", "losses", "datasets"},
@@ -18,7 +19,7 @@ LAYERS = [
     {"images", "device", "processes", "presets", "optimizers"},
     {"config"},
     {"settings"},
-    {"errors", "models", "__init__"},
+    {"errors", "models", "summary", "__init__"},
 ]  # fmt: skip
 
 

@@ -11,20 +11,16 @@ from PIL import Image
 from index.errors import GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from index.verify import verify_gallery
-from retrieval import building
-from retrieval.building import (
-    fill,
-    open_or_create,
-    remove_pictures,
-    write_embeddings,
-)
+from retrieval.building import fill, open_or_create, remove_pictures
 from retrieval.checkpoint import load_embedder, save_embedder
 from retrieval.config import EmbedderSpec
 from retrieval.embedder import Embedder, embed_images
+from retrieval.embedding import write_embeddings
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
 from retrieval.pictures import Picture, list_pictures
 from retrieval.search import Searcher
+from retrieval.summary import FillSummary
 
 
 @pytest.fixture
@@ -255,4 +251,4 @@ def test_an_empty_list_gives_an_empty_gallery(tmp_path: Path, model: Path) -> No
     (tmp_path / "none").mkdir()
     gallery = build(tmp_path / "g", model, tmp_path / "none")
     assert len(gallery) == 0
-    assert building.FillSummary().text() == "0 added (0.0 s)"
+    assert FillSummary().text() == "0 added (0.0 s)"

@@ -11,7 +11,7 @@ import click
 
 from index.errors import GalleryError
 from retrieval import __version__
-from retrieval.cli import demo, evaluate, gallery, models, query, train
+from retrieval.cli import demo, evaluate, gallery, models, query, train, upkeep
 from retrieval.errors import RetrievalError
 
 
@@ -59,10 +59,11 @@ for command in (
     query.query,
     evaluate.evaluate,
     gallery.add,
+    gallery.sync,
     gallery.remove,
-    gallery.info,
-    gallery.verify,
-    gallery.compact,
+    upkeep.info,
+    upkeep.verify,
+    upkeep.compact,
     gallery.embed,
     models.models,
     train.show_augment,

@@ -1,4 +1,4 @@
-"""Commands that fill, change and describe galleries, and that write plain embeddings."""
+"""Commands that bring pictures into galleries and take them out, and that write plain embeddings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +15,14 @@ from retrieval.cli.options import (
     model_option,
     print_json,
     say,
+    wait_option,
     where_option,
 )
 from retrieval.config import DISTANCES
 
 if TYPE_CHECKING:
-    from retrieval.building import FillSummary
+    from retrieval.pictures import Picture
+    from retrieval.summary import FillSummary
 
 Command = Callable[..., Any]
 
@@ -83,6 +85,7 @@ def filling_options(command: Command) -> Command:
     help="How vectors are stored.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a gallery that is there already.")
+@wait_option
 @filling_options
 def build_index(
     pictures: tuple[Path, ...],
@@ -92,6 +95,7 @@ def build_index(
     index_key: str,
     dtype: str,
     overwrite: bool,
+    wait: float,
     as_json: bool,
     **filling: Any,
 ) -> None:
@@ -113,17 +117,19 @@ def build_index(
         out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
         overwrite=overwrite,
     )  # fmt: skip
-    summary = _embed_with(partial(building.fill, gallery), pictures, **filling)
+    summary = _embed_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
     _print_summary(summary, gallery, as_json)
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @gallery_option
+@wait_option
 @filling_options
 def add(
     pictures: tuple[Path, ...],
     gallery_path: Path | None,
+    wait: float,
     as_json: bool,
     **filling: Any,
 ) -> None:
@@ -139,8 +145,46 @@ def add(
     from retrieval import building
 
     gallery = Gallery.open(find_gallery(gallery_path))
-    summary = _embed_with(partial(building.fill, gallery), pictures, **filling)
+    summary = _embed_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
     _print_summary(summary, gallery, as_json)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@gallery_option
+@click.option("--dry-run", is_flag=True, help="Count what would happen, and change nothing.")
+@wait_option
+@filling_options
+def sync(
+    folders: tuple[Path, ...],
+    gallery_path: Path | None,
+    dry_run: bool,
+    wait: float,
+    as_json: bool,
+    **filling: Any,
+) -> None:
+    """Make a gallery hold what FOLDERS hold now.
+
+    \b
+    Examples:
+      retrieval sync ~/Pictures --gallery photos.gallery
+      retrieval sync ~/Pictures/2026 --gallery photos.gallery --dry-run
+
+    New and changed pictures are embedded, those that are gone are removed. A renamed or moved picture
+    is known by its content and keeps its id. What the gallery holds from elsewhere is left alone.
+    """
+    from index.gallery import Gallery
+    from retrieval import building
+
+    gallery = Gallery.open(find_gallery(gallery_path))
+
+    def run(pictures: list["Picture"], **options: Any) -> "FillSummary":
+        return building.sync(gallery, folders, pictures, wait=wait, dry_run=dry_run, **options)
+
+    summary = _embed_with(run, folders, **filling)
+    _print_summary(summary, gallery, as_json)
+    if dry_run:
+        say("Nothing was changed: this was a dry run.")
 
 
 def _embed_with(
@@ -178,12 +222,14 @@ def _print_summary(summary: "FillSummary", gallery: Any, as_json: bool) -> None:
 @gallery_option
 @click.option("--id", "ids", multiple=True, type=int, help="Remove the picture with this id.")
 @where_option
+@wait_option
 @json_option
 def remove(
     pictures: tuple[Path, ...],
     gallery_path: Path | None,
     ids: tuple[int, ...],
     where: str | None,
+    wait: float,
     as_json: bool,
 ) -> None:
     """Remove PICTURES (files, or folders with all in them) from a gallery; files stay.
@@ -200,76 +246,11 @@ def remove(
     if not (pictures or ids or where):
         raise ConfigError("nothing to remove: give PICTURES, --id or --where")
     gallery = Gallery.open(find_gallery(gallery_path))
-    removed = remove_pictures(gallery, pictures, ids, where)
+    removed = remove_pictures(gallery, pictures, ids, where, wait)
     if as_json:
         print_json({"gallery": str(gallery.path), "removed": removed})
     else:
         click.echo(f"{gallery.path}: {removed:,} removed")
-
-
-@click.command()
-@gallery_option
-@json_option
-def compact(gallery_path: Path | None, as_json: bool) -> None:
-    """Free the space of removed pictures, and merge small files.
-
-    \b
-    Example:
-      retrieval compact --gallery photos.gallery
-    """
-    from index.gallery import Gallery
-
-    path = find_gallery(gallery_path)
-    with Gallery.open(path).writer() as writer:
-        rows = writer.compact()
-    if as_json:
-        print_json({"gallery": str(path), "rows_freed": rows})
-    else:
-        click.echo(f"{path}: {rows:,} rows freed")
-
-
-@click.command()
-@gallery_option
-@json_option
-def info(gallery_path: Path | None, as_json: bool) -> None:
-    """Say what a gallery holds, and what made it.
-
-    \b
-    Example:
-      retrieval info --gallery photos.gallery
-    """
-    from index.gallery import Gallery
-
-    facts = Gallery.open(find_gallery(gallery_path)).info()
-    if as_json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):<16} {value}")
-
-
-@click.command()
-@gallery_option
-@json_option
-def verify(gallery_path: Path | None, as_json: bool) -> None:
-    """Read every byte of a gallery and check it against what was written.
-
-    \b
-    Example:
-      retrieval verify --gallery photos.gallery
-    """
-    from index.verify import verify_gallery
-
-    path = find_gallery(gallery_path)
-    findings = verify_gallery(path)
-    if as_json:
-        print_json({"gallery": str(path), "sound": not findings, "findings": findings})
-    for finding in [] if as_json else findings:
-        click.echo(finding)
-    if findings:
-        raise SystemExit(1)
-    if not as_json:
-        click.echo(f"{path}: sound")
 
 
 @click.command()
@@ -295,9 +276,9 @@ def embed(
     Example:
       retrieval embed photos/ --model runs/flowers --out vectors/
     """
-    from retrieval import building
+    from retrieval.embedding import write_embeddings
 
-    write = partial(building.write_embeddings, model=model, out=out)
+    write = partial(write_embeddings, model=model, out=out)
     summary = _embed_with(write, pictures, **filling)
     if as_json:
         print_json({"out": str(out), **summary.to_dict()})

@@ -37,6 +37,14 @@ gallery_option = click.option(
     help="The gallery folder. Without it: the variable RETRIEVAL_GALLERY, or the only *.gallery "
     "in the current folder.",
 )
+wait_option = click.option(
+    "--wait",
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    help="How long to wait while another program writes to the gallery.",
+)
 where_option = click.option(
     "--where",
     help="Only pictures of which this holds, such as: label = cat, or "

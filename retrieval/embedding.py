@@ -1,0 +1,107 @@
+"""Embedding many pictures: read ahead in threads, batches of those that can be read."""
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from index.atomic import write_atomically
+from retrieval.checkpoint import load_embedder
+from retrieval.embedder import Embedder, embed_images
+from retrieval.errors import ImageError
+from retrieval.images import read_images
+from retrieval.pictures import Picture
+from retrieval.summary import FillSummary
+
+Count = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pictures with their embeddings float32 (n,D), and (path, reason) of those between them that
+    could not be read."""
+
+    pictures: list[Picture]
+    vectors: np.ndarray
+    failures: list[tuple[Path, str]]
+
+
+def embed_pictures(
+    embedder: Embedder,
+    pictures: Sequence[Picture],
+    *,
+    batch_size: int = 256,
+    num_workers: int = 2,
+    strict: bool = False,
+    on_progress: Count = lambda n: None,
+) -> Iterator[Batch]:
+    """Batches of ``batch_size`` readable pictures; the last may be smaller, even empty.
+
+    Raises ImageError with ``strict`` for a picture that cannot be read.
+    """
+    kept: list[Picture] = []
+    images: list[np.ndarray] = []
+    failures: list[tuple[Path, str]] = []
+
+    def embedded() -> Batch:
+        vectors = np.empty((0, embedder.spec.embedding_dim), np.float32)
+        if images:
+            vectors = embed_images(embedder, np.stack(images), batch_size=batch_size)
+        return Batch(kept, vectors, failures)
+
+    stream = read_images((p.path for p in pictures), embedder.spec.image_size, num_workers)
+    for picture, (path, image) in zip(pictures, stream, strict=True):
+        if isinstance(image, ImageError):
+            if strict:
+                raise ImageError(f"{path}: {image}") from image
+            failures.append((path, str(image)))
+        else:
+            kept.append(picture)
+            images.append(image)
+        on_progress(1)
+        if len(images) == batch_size:
+            yield embedded()
+            kept, images, failures = [], [], []
+    if images or failures:
+        yield embedded()
+
+
+def write_embeddings(
+    pictures: Sequence[Picture],
+    model: Path,
+    out: Path,
+    *,
+    device: torch.device | None = None,
+    **reading: object,
+) -> FillSummary:
+    """Write embeddings.npy float32 (n,D), pictures.csv (row, path, label), failed.jsonl into ``out``.
+
+    ``reading`` are the options of ``embed_pictures``. Raises ImageError with ``strict`` for a picture
+    that cannot be read.
+    """
+    started = time.monotonic()
+    embedder = load_embedder(model).to(device or torch.device("cpu"))
+    vectors = [np.empty((0, embedder.spec.embedding_dim), np.float32)]
+    kept: list[Picture] = []
+    failures: list[tuple[Path, str]] = []
+    for batch in embed_pictures(embedder, pictures, **reading):  # type: ignore[arg-type]
+        vectors.append(batch.vectors)
+        kept += batch.pictures
+        failures += batch.failures
+    buffer, table = io.BytesIO(), io.StringIO()
+    np.save(buffer, np.concatenate(vectors), allow_pickle=False)
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["row", "path", "label"])
+    rows.writerows([row, p.path, p.label or ""] for row, p in enumerate(kept))
+    write_atomically(out / "embeddings.npy", buffer.getvalue())
+    write_atomically(out / "pictures.csv", table.getvalue().encode("utf-8", "surrogateescape"))
+    lines = "".join(json.dumps({"path": str(p), "reason": r}) + "\n" for p, r in failures)
+    write_atomically(out / "failed.jsonl", lines.encode())
+    seconds = round(time.monotonic() - started, 3)
+    return FillSummary(added=len(kept), failed=len(failures), seconds=seconds)

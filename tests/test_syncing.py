@@ -1,0 +1,180 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from index.gallery import Gallery
+from index.verify import verify_gallery
+from retrieval.building import fill, open_or_create, sync
+from retrieval.checkpoint import load_embedder, save_embedder
+from retrieval.config import EmbedderSpec
+from retrieval.embedder import Embedder, embed_images
+from retrieval.errors import DataError
+from retrieval.images import read_image
+from retrieval.pictures import list_pictures
+from retrieval.summary import FillSummary
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for number in range(9):
+        draw(tmp_path / "pictures" / "abc"[number % 3] / f"{number}.png", number)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, pictures: Path) -> Gallery:
+    torch.manual_seed(0)
+    model = tmp_path / "model.safetensors"
+    save_embedder(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=8)), model)
+    made = open_or_create(tmp_path / "g.gallery", model, sources=[pictures])
+    fill(made, list_pictures([pictures]))
+    return made
+
+
+def draw(file: Path, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (17, 17, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def run(gallery: Gallery, *folders: Path, **options) -> FillSummary:
+    return sync(gallery, folders, list_pictures(folders), **options)
+
+
+def ids(gallery: Gallery) -> dict[str, int]:
+    return {item.path: item.id for item in gallery.all_items()}
+
+
+def counts(summary: FillSummary) -> dict[str, int]:
+    fields = summary.to_dict().items()
+    return {k: v for k, v in fields if k not in ("seconds", "interrupted") and v}
+
+
+def assert_holds(gallery: Gallery, pictures: Path) -> None:
+    """Every picture once, with its own vector, label, size and time; nothing else."""
+    files = {os.path.relpath(p, pictures): p for p in pictures.glob("*/*.png")}
+    items = list(gallery.all_items())
+    assert {item.path for item in items} == files.keys()
+    embedder = load_embedder(gallery.path / "model")
+    for item in items:
+        file = files[item.path]
+        expected = embed_images(embedder, read_image(file, 17)[None])[0]
+        found = gallery.vectors(np.array([item.id]))[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert item.label == file.parent.name
+        assert (item.size, item.mtime_ns) == (file.stat().st_size, file.stat().st_mtime_ns)
+    assert verify_gallery(gallery.path) == []
+
+
+def test_all_kinds_of_changes_at_once(gallery: Gallery, pictures: Path) -> None:
+    before = ids(gallery)
+    draw(pictures / "d" / "new.png", 100)
+    draw(pictures / "a" / "0.png", 101)  # another content
+    (pictures / "b" / "1.png").unlink()
+    (pictures / "c" / "2.png").rename(pictures / "d" / "renamed.png")
+    os.utime(pictures / "a" / "3.png", ns=(5, 5))
+    planned = counts(run(gallery, pictures, dry_run=True))
+    assert ids(gallery) == before
+    done = counts(run(gallery, pictures))
+    assert done == planned
+    assert done == {"added": 1, "replaced": 1, "moved": 1, "removed": 1, "unchanged": 6}
+    after = ids(gallery)
+    assert after["d/renamed.png"] == before["c/2.png"]
+    assert after["a/0.png"] != before["a/0.png"]
+    assert after["a/3.png"] == before["a/3.png"]
+    assert_holds(gallery, pictures)
+    assert counts(run(gallery, pictures)) == {"unchanged": 9}
+
+
+def test_nothing_is_embedded_for_names_and_labels_alone(
+    gallery: Gallery, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(ids(gallery).values())
+    (pictures / "a").rename(pictures / "z")
+    a, b = pictures / "b" / "1.png", pictures / "b" / "4.png"
+    a.rename(pictures / "aside")  # two exchange their names
+    b.rename(a)
+    (pictures / "aside").rename(b)
+    monkeypatch.setattr("retrieval.building.load_embedder", None)
+    assert counts(run(gallery, pictures)) == {"moved": 5, "unchanged": 4}
+    monkeypatch.undo()
+    assert sorted(ids(gallery).values()) == before
+    assert_holds(gallery, pictures)
+
+
+def test_a_picture_renamed_over_another_takes_its_place(gallery: Gallery, pictures: Path) -> None:
+    before = ids(gallery)
+    (pictures / "a" / "0.png").replace(pictures / "b" / "1.png")
+    assert counts(run(gallery, pictures)) == {"moved": 1, "removed": 1, "unchanged": 7}
+    assert ids(gallery)["b/1.png"] == before["a/0.png"]
+    assert_holds(gallery, pictures)
+
+
+def test_a_copy_is_new_and_equal_contents_are_told_apart_by_their_number(
+    gallery: Gallery, pictures: Path
+) -> None:
+    shutil.copy(pictures / "a" / "0.png", pictures / "b" / "copy.png")
+    assert counts(run(gallery, pictures)) == {"added": 1, "unchanged": 9}
+    twins = {ids(gallery)["a/0.png"], ids(gallery)["b/copy.png"]}
+    (pictures / "a" / "0.png").rename(pictures / "c" / "one.png")
+    (pictures / "b" / "copy.png").rename(pictures / "c" / "two.png")
+    assert counts(run(gallery, pictures)) == {"moved": 2, "unchanged": 8}
+    assert {ids(gallery)["c/one.png"], ids(gallery)["c/two.png"]} == twins
+    assert_holds(gallery, pictures)
+
+
+def test_only_the_folders_given_are_looked_at(gallery: Gallery, pictures: Path) -> None:
+    (pictures / "a" / "0.png").unlink()
+    (pictures / "b" / "1.png").unlink()
+    (pictures / "ab").mkdir()  # begins as the other does
+    (pictures / "c" / "2.png").rename(pictures / "ab" / "2.png")
+    assert counts(run(gallery, pictures / "a")) == {"removed": 1, "unchanged": 2}
+    assert {"b/1.png", "c/2.png"} <= ids(gallery).keys()
+    assert counts(run(gallery, pictures)) == {"removed": 1, "moved": 1, "unchanged": 6}
+    assert_holds(gallery, pictures)
+
+
+def test_items_from_outside_the_image_root_stay(
+    gallery: Gallery, pictures: Path, tmp_path: Path
+) -> None:
+    draw(tmp_path / "elsewhere" / "x.png", 50)
+    fill(gallery, list_pictures([tmp_path / "elsewhere"]))
+    assert counts(run(gallery, pictures)) == {"unchanged": 9}
+    assert "../elsewhere/x.png" in ids(gallery)
+    (tmp_path / "elsewhere" / "x.png").rename(pictures / "a" / "x.png")
+    assert counts(run(gallery, tmp_path)) == {"moved": 1, "unchanged": 9}
+
+
+def test_an_empty_or_missing_folder_removes_nothing(
+    gallery: Gallery, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(pictures)
+    pictures.mkdir()
+    with pytest.raises(DataError, match=r"holds no picture, and .* has 9 from there"):
+        run(gallery, pictures)
+    assert len(gallery) == 9
+    (tmp_path / "empty").mkdir()
+    assert counts(run(gallery, tmp_path / "empty")) == {}
+    draw(tmp_path / "one.png", 1)
+    with pytest.raises(DataError, match=r"one\.png is not a folder"):
+        run(gallery, tmp_path / "one.png")
+
+
+def test_pictures_that_cannot_be_read_are_noted_and_forgotten_when_gone(
+    gallery: Gallery, pictures: Path
+) -> None:
+    (pictures / "a" / "0.png").write_bytes(b"no picture any more")
+    (pictures / "a" / "bad.png").write_bytes(b"nor this")
+    assert counts(run(gallery, pictures)) == {"failed": 2, "unchanged": 8}
+    assert [path for path, _ in gallery.failures()] == ["a/0.png", "a/bad.png"]
+    assert "a/0.png" not in ids(gallery)
+    (pictures / "a" / "bad.png").unlink()
+    draw(pictures / "a" / "0.png", 0)
+    assert counts(run(gallery, pictures)) == {"added": 1, "unchanged": 8}
+    assert gallery.failures() == []
+    assert_holds(gallery, pictures)
