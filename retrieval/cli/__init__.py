@@ -64,6 +64,7 @@ for command in (
     upkeep.info,
     upkeep.verify,
     upkeep.compact,
+    upkeep.merge,
     gallery.embed,
     models.models,
     train.show_augment,

@@ -1,5 +1,6 @@
 """Commands that look after galleries: merging, compacting, checking, taking vectors out and in."""
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -78,3 +79,40 @@ def verify(gallery_path: Path | None, as_json: bool) -> None:
         raise SystemExit(1)
     if not as_json:
         click.echo(f"{path}: sound")
+
+
+@click.command()
+@click.argument("galleries", nargs=-1, required=True, type=click.Path(path_type=Path))
+@gallery_option
+@wait_option
+@json_option
+def merge(
+    galleries: tuple[Path, ...], gallery_path: Path | None, wait: float, as_json: bool
+) -> None:
+    """Add all that GALLERIES hold to another gallery; they stay as they are.
+
+    \b
+    Examples:
+      retrieval merge phone.gallery camera.gallery --gallery photos.gallery
+
+    All must have the same model and metric. A gallery that does not exist yet is made like the first.
+    Pictures get new ids; their paths go on leading to the same files. Of a path that is in both, the
+    gallery keeps what it has. A merge that was interrupted is continued by the same command.
+    """
+    from index.gallery import Gallery
+    from index.merging import merge_into, open_or_create_like
+    from retrieval.progress import Progress
+
+    path = find_gallery(gallery_path)
+    sources = [Gallery.open(source) for source in galleries]
+    target = open_or_create_like(path, sources)
+    total = sum(map(len, sources))
+    with Progress("Merging", total, "pictures") as progress:
+        summary = merge_into(target, sources, wait=wait, on_progress=progress.update)
+    if as_json:
+        print_json({"gallery": str(path), **dataclasses.asdict(summary)})
+        return
+    click.echo(
+        f"{path}: {summary.added:,} added, {summary.there_already:,} there already, "
+        f"{summary.kept_other:,} of another content there under the same path"
+    )

@@ -1,0 +1,122 @@
+"""Taking the items of one gallery into another."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from index.errors import GalleryError, ModelMismatch
+from index.gallery import Gallery
+from index.items import Item
+from index.writer import GalleryWriter, create_gallery
+
+COMMIT_ROWS = 8192
+
+
+@dataclasses.dataclass
+class MergeSummary:
+    """What became of the items of the other galleries."""
+
+    added: int = 0
+    there_already: int = 0
+    kept_other: int = 0
+    """A path that both have with different content: the item that was there first was kept."""
+
+
+def open_or_create_like(path: Path, sources: Sequence[Gallery]) -> Gallery:
+    """The gallery at ``path``; where there is none, an empty one made like the first of ``sources``.
+
+    That is: with the same model, metric, index key, dtype and image root. Raises ModelMismatch or
+    GalleryError where the others do not go with it.
+    """
+    if path.exists():
+        return Gallery.open(path)
+    source = sources[0]
+    for other in sources[1:]:
+        check_mergeable(source, other)
+    folder = source.path / "model"
+    model = {file.name: file.read_bytes() for file in folder.iterdir()} if source.has_model else {}
+    return create_gallery(
+        path,
+        dim=source.dim,
+        metric=source.metric,
+        embedder_id=source.embedder_id,
+        model=model,
+        image_root=source.image_root,
+        index_key=source.settings["index_key"],
+        dtype=source.settings["dtype"],
+    )
+
+
+def check_mergeable(target: Gallery, source: Gallery) -> None:
+    """Raises ModelMismatch or GalleryError where the two cannot become one."""
+    if source.path.resolve() == target.path.resolve():
+        raise GalleryError(f"{source.path} cannot be merged into itself; name another gallery")
+    if source.embedder_id != target.embedder_id:
+        raise ModelMismatch(
+            f"{source.path} was made by model {source.embedder_id[:12]}, and {target.path} by model "
+            f"{target.embedder_id[:12]}: their vectors cannot be compared; build one of them again "
+            "with the other's model"
+        )
+    if source.metric != target.metric:
+        raise GalleryError(
+            f"{source.path} has metric {source.metric}, and {target.path} has {target.metric}; both "
+            "must have the same: build one of them again with --metric"
+        )
+
+
+def merge_into(
+    target: Gallery,
+    sources: Sequence[Gallery],
+    *,
+    wait: float = 0.0,
+    on_progress: Callable[[int], None] = lambda items: None,
+) -> MergeSummary:
+    """Add the items of ``sources`` under new ids, in their order; the sources stay as they are.
+
+    Paths are rewritten so that they lead to the same files. One that is there already keeps the item
+    that it has. Done in commits of 8,192 items: a merge that was killed is continued by the same call,
+    and ends with the same ids. Raises ModelMismatch or GalleryError where model or metric are not the
+    same, before anything is added.
+    """
+    for source in sources:
+        check_mergeable(target, source)
+    summary = MergeSummary()
+    with target.writer(wait) as writer:
+        for source in sources:
+            _merge(writer, source, summary, on_progress)
+        writer.refresh_index()
+    return summary
+
+
+def _merge(
+    writer: GalleryWriter,
+    source: Gallery,
+    summary: MergeSummary,
+    on_progress: Callable[[int], None],
+) -> None:
+    target = writer.gallery
+    items = source.all_items()
+    while block := list(itertools.islice(items, COMMIT_ROWS)):
+        new: dict[str, Item] = {}
+        moved = [_moved(item, source.image_root, target.image_root) for item in block]
+        there = target.items_of_paths([item.path for item in moved])
+        for item in moved:
+            other = there.get(item.path) or new.get(item.path)
+            if other is None:
+                new[item.path] = item
+            elif other.content_hash == item.content_hash:
+                summary.there_already += 1
+            else:
+                summary.kept_other += 1
+        ids = np.array([item.id for item in new.values()], np.int64)
+        writer.add(source.vectors(ids), list(new.values()))
+        summary.added += len(new)
+        on_progress(len(block))
+
+
+def _moved(item: Item, root: Path, new_root: Path) -> Item:
+    return dataclasses.replace(item, path=os.path.relpath(root / item.path, new_root))
