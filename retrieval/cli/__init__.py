@@ -65,6 +65,8 @@ for command in (
     upkeep.verify,
     upkeep.compact,
     upkeep.merge,
+    upkeep.export_gallery,
+    upkeep.import_vectors,
     gallery.embed,
     models.models,
     train.show_augment,

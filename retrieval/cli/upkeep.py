@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from retrieval.cli.options import (
     print_json,
     wait_option,
 )
+from retrieval.config import DISTANCES
 
 
 @click.command()
@@ -116,3 +118,98 @@ def merge(
         f"{path}: {summary.added:,} added, {summary.there_already:,} there already, "
         f"{summary.kept_other:,} of another content there under the same path"
     )
+
+
+@click.command("export")
+@click.argument("out", type=click.Path(path_type=Path))
+@gallery_option
+@click.option(
+    "--layout",
+    default="plain",
+    show_default=True,
+    type=click.Choice(["plain", "clip-retrieval"]),
+    help="plain: embeddings.npy and pictures.csv; clip-retrieval: img_emb/img_emb_0.npy … and "
+    "metadata/metadata_0.parquet … (needs pyarrow).",
+)
+@json_option
+def export_gallery(out: Path, gallery_path: Path | None, layout: str, as_json: bool) -> None:
+    """Write vectors and pictures of a gallery as plain files into the folder OUT.
+
+    \b
+    Examples:
+      retrieval export vectors/ --gallery photos.gallery
+      retrieval export vectors/ --gallery photos.gallery --layout clip-retrieval
+
+    Row r of a table belongs to row r of the array beside it. OUT must be empty, or an older export,
+    which is replaced.
+    """
+    from index.gallery import Gallery
+    from retrieval.exchange import export_gallery
+    from retrieval.progress import Progress
+
+    gallery = Gallery.open(find_gallery(gallery_path))
+    with Progress("Exporting", len(gallery), "vectors") as progress:
+        rows = export_gallery(gallery, out, layout, progress.update)
+    if as_json:
+        print_json({"gallery": str(gallery.path), "out": str(out), "rows": rows})
+    else:
+        click.echo(f"{out}: {rows:,} vectors")
+
+
+@click.command("import")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The gallery folder.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model that made the vectors; with it in the gallery, photos can ask.",
+)
+@click.option(
+    "--made-by", metavar="NAME", help="What made the vectors, where it is no model of ours."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(DISTANCES),
+    help="Distance to search by.  [default: what an export of ours says]",
+)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16"]),
+    help="How vectors are stored.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="The folder at which relative paths start.  [default: FOLDER]",
+)
+@wait_option
+@json_option
+def import_vectors(
+    folder: Path, out: Path, images: Path | None, wait: float, as_json: bool, **kind: Any
+) -> None:
+    """Make a gallery of the vectors in FOLDER, or add them to one.
+
+    \b
+    Examples:
+      retrieval import vectors/ --out photos.gallery --model runs/flowers
+      retrieval import clip/ --out clip.gallery --made-by ViT-B/32 --metric cosine
+
+    FOLDER has embeddings.npy and pictures.csv (path and, if you like, label and further columns), or
+    is laid out as by clip-retrieval: img_emb/img_emb_0.npy … and metadata/metadata_0.parquet …. A path
+    that is in the gallery with another vector is replaced.
+    """
+    from retrieval import exchange
+    from retrieval.progress import Progress
+
+    source = exchange.open_source(folder)
+    gallery = exchange.open_or_create(source, out, images=images, **kind)
+    with Progress("Importing", source.rows, "vectors") as progress:
+        summary = exchange.import_vectors(
+            gallery, source, images=images, wait=wait, on_progress=progress.update
+        )
+    if as_json:
+        print_json({"gallery": str(out), **summary.to_dict()})
+    else:
+        click.echo(f"{out}: {summary.text()}")

@@ -1,0 +1,292 @@
+"""Galleries as plain files, and plain files as galleries.
+
+Layout ``plain`` is embeddings.npy with pictures.csv, as `retrieval embed` writes it too; layout
+``clip-retrieval`` is img_emb/img_emb_0.npy … with metadata/metadata_0.parquet …, as clip-retrieval
+(https://github.com/rom1504/clip-retrieval) reads and writes it. Row r of a table belongs to row r of
+the array beside it.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.atomic import write_atomically
+from index.errors import DamagedGallery, GalleryError
+from index.gallery import Gallery
+from index.items import Item, NewItem
+from index.neighbors import prepare
+from index.shards import write_array
+from index.writer import GalleryWriter, create_gallery
+from retrieval.checkpoint import MODEL_FILE, embedder_id, model_file
+from retrieval.errors import DataError
+from retrieval.summary import FillSummary
+from retrieval.tables import count_rows, read_table, write_table
+
+PLAIN, CLIP = "plain", "clip-retrieval"
+LAYOUTS = (PLAIN, CLIP)
+MARKER = "export.json"
+PART_ROWS = 1_000_000
+BLOCK_ROWS = 8192
+Part = tuple[Path, Path]
+Count = Callable[[int], None]
+
+
+def export_gallery(
+    gallery: Gallery, out: Path, layout: str = PLAIN, on_progress: Count = lambda rows: None
+) -> int:
+    """Write vectors and table of a gallery's items, by id, into the folder ``out``; how many rows.
+
+    Vectors float32 or float16 (n,D), as stored; paths are absolute. An export that was interrupted is
+    done anew by the same call, and an older one replaced. Raises GalleryError where there is something
+    else in ``out``, DataError where Parquet is asked for and cannot be written.
+    """
+    marker = out / MARKER
+    if out.exists() and not marker.is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise GalleryError(f"{out} has something in it that is no export; name another folder")
+    ids = gallery.snapshot.living_ids()
+    facts = {
+        "layout": layout, "rows": len(ids), "dimension": gallery.dim, "metric": gallery.metric,
+        "model": gallery.embedder_id, "complete": False,
+    }  # fmt: skip
+    write_atomically(marker, json.dumps(facts, indent=2).encode())
+    for pair in _parts(out):
+        for file in pair:
+            file.unlink(missing_ok=True)
+    items = gallery.all_items()
+    step = PART_ROWS if layout == CLIP else max(len(ids), 1)
+    for number, start in enumerate(range(0, max(len(ids), 1), step)):
+        part = ids[start : start + step]
+        vectors, table = _files(out, layout, number)
+        blocks = _vectors(gallery, part, on_progress)
+        write_array(vectors, blocks, (len(part), gallery.dim), gallery.settings["dtype"])
+        write_table(table, _absolute(gallery, part, islice(items, len(part))))
+    write_atomically(marker, json.dumps({**facts, "complete": True}, indent=2).encode())
+    return len(ids)
+
+
+def _vectors(gallery: Gallery, ids: np.ndarray, on_progress: Count) -> Iterator[np.ndarray]:
+    for start in range(0, len(ids), BLOCK_ROWS):
+        block = ids[start : start + BLOCK_ROWS]
+        yield gallery.vectors(block)
+        on_progress(len(block))
+
+
+def _absolute(gallery: Gallery, ids: np.ndarray, items: Iterator[Item]) -> Iterator[Item]:
+    root = gallery.image_root
+    for item_id, item in zip(ids.tolist(), items, strict=True):
+        if item.id != item_id:
+            raise DamagedGallery(f"{gallery.path} has an item {item.id} and a vector {item_id}")
+        yield dataclasses.replace(item, path=os.path.normpath(root / item.path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A folder with vectors and tables, checked as far as it goes without reading all.
+
+    ``parts`` are pairs of files with ``rows`` rows together; ``model`` and ``metric`` are None
+    where the folder does not say.
+    """
+
+    folder: Path
+    parts: list[Part]
+    rows: int
+    dim: int
+    model: str | None
+    metric: str | None
+
+
+def open_source(folder: Path) -> Source:
+    """What can be imported from a folder. Raises DataError where that is nothing, or not consistent."""
+    parts = _parts(folder)
+    if not parts:
+        raise DataError(
+            f"{folder} has neither embeddings.npy with pictures.csv nor img_emb/img_emb_0.npy with "
+            "metadata/metadata_0.parquet"
+        )
+    for pair in parts:
+        for file in pair:
+            if not file.is_file():
+                raise DataError(f"{file} is missing; vectors and tables must come in pairs")
+    facts = _marker(folder)
+    if not facts.get("complete", True):
+        raise DataError(f"{folder} is an export that was interrupted; export it again")
+    shapes = [_open_vectors(vectors).shape for vectors, _ in parts]
+    for (vectors, table), shape in zip(parts, shapes, strict=True):
+        if count_rows(table) != shape[0]:
+            raise DataError(f"{vectors} has {shape[0]} rows, {table} has {count_rows(table)}")
+    if len({shape[1] for shape in shapes}) > 1:
+        raise DataError(f"{folder} holds vectors of different lengths: {shapes}")
+    return Source(
+        folder, parts, sum(shape[0] for shape in shapes), shapes[0][1], facts.get("model"),
+        facts.get("metric"),
+    )  # fmt: skip
+
+
+def open_or_create(
+    source: Source,
+    out: Path,
+    *,
+    metric: str | None = None,
+    model: Path | None = None,
+    made_by: str | None = None,
+    dtype: str = "float32",
+    images: Path | None = None,
+) -> Gallery:
+    """A gallery for vectors that are to be imported: a new one, or one that is there.
+
+    ``model`` is the one that made the vectors, and is put into the gallery; without it ``made_by``
+    names what did, and only vectors can ask. Relative paths start at ``images``, by default the
+    folder. Raises GalleryError where what is there does not go with the vectors, DataError where it
+    is not said what made them.
+    """
+    metric = metric or source.metric
+    identity = embedder_id(model) if model else (source.model or made_by)
+    if metric is None or identity is None:
+        raise DataError(
+            f"{source.folder} does not say "
+            + ("what metric its vectors are for: give --metric" if metric is None else
+               "what made its vectors, and those of different models cannot be compared: give --model, "
+               "or any name with --made-by")
+        )  # fmt: skip
+    if source.model not in (None, identity) or (made_by and identity != made_by):
+        raise DataError(f"{source.folder} was made by {source.model}, not by {model or made_by}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        content = {MODEL_FILE: model_file(model).read_bytes()} if model else {}
+        return create_gallery(
+            out, dim=source.dim, metric=metric, embedder_id=identity, model=content, dtype=dtype,
+            image_root=images or source.folder,
+        )  # fmt: skip
+    gallery = Gallery.open(out)
+    gallery.check_model(identity, str(model or source.folder))
+    wanted = {"metric": metric, "dim": source.dim, "dtype": dtype}
+    for name, value in wanted.items():
+        if gallery.settings[name] != value:
+            raise GalleryError(f"{out} has {name} {gallery.settings[name]}, not {value}")
+    return gallery
+
+
+def import_vectors(
+    gallery: Gallery,
+    source: Source,
+    *,
+    images: Path | None = None,
+    wait: float = 0.0,
+    on_progress: Count = lambda rows: None,
+) -> FillSummary:
+    """Add vectors with their table to a gallery; done twice it changes nothing.
+
+    A path that is there with another vector is replaced; of one that stands twice the last row counts.
+    An import that was killed is continued by the same call. Raises DataError where array and table do
+    not agree, VectorError for values that are not finite.
+    """
+    started = time.monotonic()
+    summary = FillSummary()
+    root = Path(os.path.abspath(images or source.folder))
+    with gallery.writer(wait) as writer:
+        for vectors_file, table in source.parts:
+            vectors, done = _open_vectors(vectors_file), 0
+            for items in read_table(table):
+                block = np.asarray(vectors[done : done + len(items)], np.float32)
+                block = prepare(
+                    block, gallery.dim, gallery.metric, f"{vectors_file} from row {done}"
+                )
+                _import_block(writer, root, items, block, summary)
+                done += len(items)
+                on_progress(len(items))
+        writer.refresh_index()
+    summary.seconds = round(time.monotonic() - started, 3)
+    return summary
+
+
+def _import_block(
+    writer: GalleryWriter,
+    root: Path,
+    items: Sequence[NewItem],
+    vectors: np.ndarray,
+    summary: FillSummary,
+) -> None:
+    gallery = writer.gallery
+    stored = [os.path.relpath(root / item.path, gallery.image_root) for item in items]
+    rows = {path: row for row, path in enumerate(stored)}  # the last of a path counts
+    there = gallery.items_of_paths(list(rows))
+    old_vectors = gallery.vectors(np.array([item.id for item in there.values()], np.int64))
+    old = dict(zip(there, old_vectors, strict=True))
+    new, updates = [], []
+    for path, row in rows.items():
+        item, same = dataclasses.replace(items[row], path=path), there.get(path)
+        as_stored = vectors[row].astype(gallery.settings["dtype"]).astype(np.float32)
+        if same is None or item.content_hash != same.content_hash or (old[path] != as_stored).any():
+            new.append((row, item))
+            continue
+        now = dataclasses.replace(same, **dataclasses.asdict(item))
+        updates += [now] if now != same else []
+    writer.update(updates)
+    writer.add(vectors[[row for row, _ in new]], [item for _, item in new])
+    summary.replaced += sum(item.path in there for _, item in new)
+    summary.added += sum(item.path not in there for _, item in new)
+    summary.relabelled += len(updates)
+    summary.unchanged += len(rows) - len(new) - len(updates)
+
+
+def _files(folder: Path, layout: str, number: int) -> Part:
+    if layout == PLAIN:
+        return folder / "embeddings.npy", folder / "pictures.csv"
+    vectors = folder / "img_emb" / f"img_emb_{number}.npy"
+    return vectors, folder / "metadata" / f"metadata_{number}.parquet"
+
+
+def _parts(folder: Path) -> list[Part]:
+    """Pairs of vectors and table in a folder, in order; one file of a pair may be missing."""
+    plain = _files(folder, PLAIN, 0)
+    if any(file.exists() for file in plain):
+        return [plain]
+    # clip-retrieval writes numbers with leading zeros or without.
+    vectors, tables = (
+        {
+            int(file.stem.rpartition("_")[2]): file
+            for file in (folder / name).glob(f"{name}_*{suffix}")
+            if file.stem.rpartition("_")[2].isdigit()
+        }
+        for name, suffix in (("img_emb", ".npy"), ("metadata", ".parquet"))
+    )
+    numbers = sorted(vectors.keys() | tables.keys())
+    pairs = [_files(folder, CLIP, number) for number in numbers]
+    return [
+        (vectors.get(n, pair[0]), tables.get(n, pair[1]))
+        for n, pair in zip(numbers, pairs, strict=True)
+    ]
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    """What an export of ours says of itself; nothing for other folders."""
+    file = folder / MARKER
+    if not file.is_file():
+        return {}
+    try:
+        facts = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}; export the gallery again") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{file} is damaged: it holds no object; export the gallery again")
+    return facts
+
+
+def _open_vectors(file: Path) -> np.ndarray:
+    """The array in a file, mapped. Raises DataError where it is none of numbers (n,D)."""
+    try:
+        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{file} is not a readable array: {error}") from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise DataError(
+            f"{file} holds {vectors.dtype} of shape {vectors.shape}; floating-point numbers (n, D) are "
+            "expected"
+        )
+    return vectors
