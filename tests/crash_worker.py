@@ -1,13 +1,14 @@
 """Runs a job again and again, kills it (-9) at random moments, and tells how it ended.
 
-python crash_worker.py fill|train FOLDER KILLS SEED prints one JSON object. A process of its own, which
-forks: each try starts at once, without importing torch anew.
+python crash_worker.py fill|keep|train FOLDER KILLS SEED prints one JSON object. A process of its own,
+which forks: each try starts at once, without importing torch anew.
 """
 
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -17,11 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from index import merging
 from index.gallery import Gallery
 from index.items import all_items
+from index.merging import merge_into
 from index.verify import verify_gallery
 from retrieval import building, training
-from retrieval.building import fill, open_or_create, remove_pictures
+from retrieval.building import fill, open_or_create, remove_pictures, sync
 from retrieval.checkpoint import Run, embedder_id, save_embedder
 from retrieval.config import EmbedderSpec, TrainEmbedConfig
 from retrieval.datasets import LabeledImages
@@ -30,16 +33,19 @@ from retrieval.pictures import list_pictures
 from retrieval.train_embed import train_embed
 
 torch.set_num_threads(1)
-building.SHARD_ROWS = 32
+building.SHARD_ROWS = merging.COMMIT_ROWS = 32
 training.SAVE_EVERY_SECONDS = 0.05
 
 
+def draw(file: Path, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (17, 17, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
 def make_pictures(folder: Path) -> None:
-    rng = np.random.default_rng(0)
     for number in range(240):
-        file = folder / "pictures" / "abc"[number % 3] / f"{number:03}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (17, 17, 3), np.uint8)).save(file)
+        draw(folder / "pictures" / "abc"[number % 3] / f"{number:03}.png", number)
     (folder / "pictures" / "a" / "bad.png").write_bytes(b"no picture")
     torch.manual_seed(0)
     spec = EmbedderSpec(width=8, image_size=17, embedding_dim=8)
@@ -64,9 +70,38 @@ def fill_result(out: Path) -> str:
     vectors = gallery.vectors(np.array([i[0] for i in items]))
     failed = (out / "failed.jsonl").read_text()
     files = sorted(p.name for p in out.glob("*.part"))
-    indexed = gallery.info()["indexed"]
-    facts = repr((items, vectors.tobytes(), failed, files, indexed))
+    facts = repr((items, vectors.tobytes(), failed, files))
     return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def make_kept(folder: Path) -> None:
+    """A gallery ``start`` of pictures that have changed since, of others, and another gallery."""
+    pictures = folder / "pictures"
+    for name in ("old", "other"):
+        for number in range(40):
+            draw(folder / name / f"{number:03}.png", 1000 * len(name) + number)
+    for out, sources in (("start", [pictures, folder / "old"]), ("more", [folder / "other"])):
+        model = folder / "model.safetensors"
+        gallery = open_or_create(folder / out, model, sources=[folder], index_key="IVF4,Flat")
+        fill(gallery, list_pictures(sources), batch_size=16)
+        gallery.close()
+    (pictures / "b").rename(pictures / "d")
+    for number in range(0, 240, 3):
+        file = pictures / "a" / f"{number:03}.png"
+        file.unlink()
+        if number % 2:
+            draw(file, 5000 + number)
+
+
+def keep_job(folder: Path, out: Path) -> None:
+    """Sync, remove, compact and merge."""
+    gallery = Gallery.open(out)
+    pictures = folder / "pictures"
+    sync(gallery, [pictures], list_pictures([pictures]), batch_size=16)
+    remove_pictures(gallery, [], [], "label = old")
+    with gallery.writer() as writer:
+        writer.compact()
+    merge_into(gallery, [Gallery.open(folder / "more")])
 
 
 def train_job(folder: Path, out: Path) -> None:
@@ -119,19 +154,29 @@ def try_once(job, folder: Path, out: Path, kill_after: float | None) -> tuple[bo
 
 
 def main(what: str, folder: Path, kills: int, seed: int) -> None:
-    job, result = {"fill": (fill_job, fill_result), "train": (train_job, train_result)}[what]
+    job, result = {
+        "fill": (fill_job, fill_result),
+        "keep": (keep_job, fill_result),
+        "train": (train_job, train_result),
+    }[what]
     folder.mkdir(parents=True, exist_ok=True)
     make_pictures(folder)
+    if what == "keep":
+        make_kept(folder)
+        shutil.copytree(folder / "start", folder / "calm")
     _, seconds = try_once(job, folder, folder / "calm", None)
     expected = result(folder / "calm")
     draw = random.Random(seed)
     killed, equal, opened = 0, 0, 0
     for number in range(kills):
         out = folder / f"killed-{number}"
+        if what == "keep":
+            shutil.copytree(folder / "start", out)
         finished, _ = try_once(job, folder, out, draw.uniform(0, seconds))
         killed += not finished
-        if what == "fill" and out.exists():
+        if what != "train" and out.exists():
             Gallery.open(out).search(np.zeros((1, 8)), 3)
+            assert verify_gallery(out) == [], verify_gallery(out)
         opened += 1
         try_once(job, folder, out, None)
         equal += result(out) == expected

@@ -20,7 +20,7 @@ def run_worker(what: str, folder: Path, kills: int) -> dict[str, float]:
     return report
 
 
-@pytest.mark.parametrize(("what", "kills"), [("fill", 20), ("train", 3)])
+@pytest.mark.parametrize(("what", "kills"), [("fill", 8), ("keep", 8), ("train", 3)])
 def test_killed_jobs_end_as_if_they_had_not_been(tmp_path: Path, what: str, kills: int) -> None:
     report = run_worker(what, tmp_path, kills)
     assert report["opened"] == report["equal"] == kills
@@ -28,7 +28,7 @@ def test_killed_jobs_end_as_if_they_had_not_been(tmp_path: Path, what: str, kill
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "kills"), [("fill", 100), ("train", 20)])
+@pytest.mark.parametrize(("what", "kills"), [("fill", 100), ("keep", 100), ("train", 20)])
 def test_killed_jobs_end_as_if_they_had_not_been_many_times(
     tmp_path: Path, what: str, kills: int
 ) -> None:

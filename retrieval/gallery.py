@@ -1,0 +1,130 @@
+"""Galleries of pictures, for programs: what the commands do, as methods. See docs/galleries.md."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from index.gallery import Gallery as VectorGallery
+from index.merging import MergeSummary, merge_into
+from retrieval import building, models
+from retrieval.errors import ImageError
+from retrieval.pictures import list_pictures
+from retrieval.search import Answer, Searcher
+from retrieval.summary import FillSummary
+
+Sources = Path | str | Sequence[Path | str]
+
+
+class Gallery:
+    """Pictures that can be found by pictures.
+
+    It answers from the newest commit, whichever process made it. Changes wait ``wait`` seconds for
+    another writer, then raise GalleryLocked. All errors are GalleryErrors and RetrievalErrors.
+    """
+
+    def __init__(self, vectors: VectorGallery) -> None:
+        self.vectors = vectors
+        """The vectors, items and index beneath: see ``index.gallery``."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The gallery in a folder. Raises NotAGallery or DamagedGallery."""
+        return cls(VectorGallery.open(Path(path)))
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        images: Path | str,
+        *,
+        model: Path | str = models.DEFAULT,
+        **options: Any,
+    ) -> Self:
+        """The gallery in a folder, a new, empty one where there is none.
+
+        Paths are kept relative to the folder ``images``; ``options`` are those of
+        ``building.open_or_create``. Raises GalleryError where there is one that is of another kind.
+        """
+        sources = [Path(images)]
+        return cls(building.open_or_create(Path(path), Path(model), sources=sources, **options))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        self.vectors.refresh()
+        return len(self.vectors)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.vectors.close()
+
+    def info(self) -> dict[str, Any]:
+        """What the gallery holds, and what made it."""
+        self.vectors.refresh()
+        return self.vectors.info()
+
+    def add(self, sources: Sources, *, labels: bool = True, **options: Any) -> FillSummary:
+        """Add pictures (files, folders, CSV files); ``labels``: after their folders, in default.
+
+        ``options`` are those of ``building.fill``.
+        """
+        pictures = list_pictures(_paths(sources), labels)
+        return building.fill(self.vectors, pictures, **options)
+
+    def sync(self, folders: Sources, *, labels: bool = True, **options: Any) -> FillSummary:
+        """Make the gallery hold what folders hold now; ``options`` are those of ``building.sync``."""
+        paths = _paths(folders)
+        pictures = list_pictures(paths, labels)
+        return building.sync(self.vectors, paths, pictures, **options)
+
+    def remove(
+        self,
+        pictures: Sources = (),
+        *,
+        ids: Sequence[int] = (),
+        where: str | None = None,
+        wait: float = 0.0,
+    ) -> int:
+        """Remove pictures (files, or folders with all in them), ids, and what a filter says.
+
+        How many there were; files stay. Raises DataError for what is not in the gallery.
+        """
+        return building.remove_pictures(self.vectors, _paths(pictures), ids, where, wait)
+
+    def merge(self, galleries: "Gallery | Sequence[Gallery]", *, wait: float = 0.0) -> MergeSummary:
+        """Add all that other galleries of the same model and metric hold."""
+        others = [galleries] if isinstance(galleries, Gallery) else galleries
+        return merge_into(self.vectors, [other.vectors for other in others], wait=wait)
+
+    def compact(self, *, wait: float = 0.0) -> int:
+        """Free the space of removed pictures; how many rows that was."""
+        with self.vectors.writer(wait) as writer:
+            rows: int = writer.compact()
+        return rows
+
+    def query(self, photos: Sources, k: int = 10, **options: Any) -> list[Answer]:
+        """The k nearest pictures of each photo; ``options`` are those of ``Searcher.query_files``.
+
+        Raises ImageError for a photo that cannot be read.
+        """
+        self.vectors.refresh()
+        answers, unreadable = self._searcher.query_files(_paths(photos), k, **options)
+        for photo, reason in unreadable:
+            raise ImageError(f"{photo}: {reason}")
+        return answers
+
+    @cached_property
+    def _searcher(self) -> Searcher:
+        searcher = Searcher.open(self.vectors.path)
+        searcher.gallery.close()
+        searcher.gallery = self.vectors
+        return searcher
+
+
+def _paths(sources: Sources) -> list[Path]:
+    return [Path(sources)] if isinstance(sources, Path | str) else [Path(s) for s in sources]

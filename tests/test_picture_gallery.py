@@ -1,0 +1,85 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from index.errors import GalleryLocked
+from index.gallery import Gallery as VectorGallery
+from retrieval.cli import main
+from retrieval.errors import ImageError
+from retrieval.gallery import Gallery
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "galleries.md").read_text()
+
+
+def draw(file: Path, seed: int) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photo.png", 100)
+    for number in range(8):
+        draw(tmp_path / "photos" / ("rose", "tulip")[number % 2] / f"{number}.png", number)
+    return tmp_path / "photos"
+
+
+def test_the_examples_in_the_document_work(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    exec(compile(example, "galleries.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["8", "8"]
+    assert [line.split()[0] for line in lines[2:5]] == ["1", "2", "3"]
+    assert lines[5:] == ["4"]
+    for name in ("photos", "phone", "camera"):
+        Gallery.create(f"{name}.gallery", images="photos").add(["photos/rose"])
+    blocks = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    for command in commands:
+        done = CliRunner().invoke(main, command.split()[1:])
+        assert done.exit_code == 0, (command, done.output)
+    assert len(commands) == 5
+    assert len(Gallery.open("copy.gallery")) == 8
+    assert len(Gallery.open("all.gallery")) == 4
+
+
+def test_every_command_in_the_document_exists() -> None:
+    assert set(re.findall(r"(?<![-\w])retrieval ([a-z]+)", DOCUMENT)) <= set(main.commands)
+
+
+def test_a_gallery_sees_what_others_commit(photos: Path) -> None:
+    with Gallery.create("g.gallery", images=photos) as one, Gallery.open("g.gallery") as two:
+        assert one.add([photos]).added == 8
+        assert len(two) == two.info()["pictures"] == 8
+        rose = photos / "rose" / "0.png"
+        (answer,) = two.query(rose, k=1)
+        assert answer.hits[0].path.samefile(rose)
+        assert one.remove([rose], ids=[2], where="label = tulip") == 6
+        assert {hit.label for hit in two.query(str(rose), k=9)[0].hits} == {"rose"}
+        assert two.compact() == 6
+        three = Gallery.create("h.gallery", images=photos)
+        assert one.merge(three).added == 0
+        three.add(photos / "tulip", labels=False)
+        assert one.merge([three]).added == 4
+        rose.unlink()
+        assert one.sync(photos / "rose").removed == 0
+        assert one.sync("photos").relabelled == 4
+
+
+def test_what_goes_wrong_is_raised(photos: Path) -> None:
+    gallery = Gallery.create("g.gallery", images=photos)
+    (photos / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"bad\.png: "):
+        gallery.query([photos / "bad.png"])
+    with (
+        VectorGallery.open(Path("g.gallery")).writer(),
+        pytest.raises(GalleryLocked, match=r"0\.05"),
+    ):
+        gallery.add(photos, wait=0.05)
