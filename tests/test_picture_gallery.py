@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -83,3 +84,27 @@ def test_what_goes_wrong_is_raised(photos: Path) -> None:
         pytest.raises(GalleryLocked, match=r"0\.05"),
     ):
         gallery.add(photos, wait=0.05)
+
+
+def test_commands_print_json_for_programs_and_one_line_for_errors(photos: Path) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(main, list(words))
+        assert done.exit_code == code, done.output
+        return done.stdout if code == 0 else done.output
+
+    Gallery.create("g.gallery", images=photos).add(photos)
+    (photos / "rose").rename(photos / "daisy")
+    given = ["--gallery", "g.gallery", "--json"]
+    planned = json.loads(run("sync", "photos", "--dry-run", *given))
+    done = json.loads(run("sync", "photos", *given))
+    assert (planned["moved"], done["moved"], done["unchanged"]) == (4, 4, 4)
+    assert json.loads(run("export", "out", *given))["rows"] == 8
+    assert json.loads(run("import", "out", "--out", "h.gallery", "--json"))["added"] == 8
+    merged = json.loads(run("merge", "h.gallery", *given))
+    assert (merged["added"], merged["there_already"], merged["kept_other"]) == (0, 8, 0)
+    with VectorGallery.open(Path("g.gallery")).writer():
+        assert "by process" in run("compact", "--wait", "0.01", *given, code=1)
+    assert "no model" in run("query", "photo.png", "--gallery", "h.gallery", code=1)
+    assert "into itself" in run("merge", "g.gallery", *given, code=1)
+    assert "neither embeddings.npy" in run("import", "photos", "--out", "x.gallery", code=1)
+    assert "is not a folder" in run("sync", "photo.png", *given, code=1)
