@@ -5,6 +5,7 @@ GalleryError
 ├── DamagedGallery     its files do not agree with what was committed
 ├── GalleryLocked      another process is writing
 ├── IndexKeyError      an index key is unknown, or does not go with the metric
+├── BudgetError        no index keeps to the limits on memory, time and recall
 ├── VectorError        vectors or queries have a wrong shape, or values that are not finite
 ├── ModelMismatch      vectors of one model meet a gallery of another
 └── FilterError        a --where expression cannot be understood
@@ -31,6 +32,10 @@ class GalleryLocked(GalleryError):
 
 class IndexKeyError(GalleryError):
     """An index key is unknown, or does not go with the metric."""
+
+
+class BudgetError(GalleryError):
+    """No index keeps to the limits on memory, time and recall."""
 
 
 class VectorError(GalleryError):

@@ -23,13 +23,14 @@ from typing import Any, Self
 import numpy as np
 
 from index import items as store
+from index.approximate_search import approximate_search
 from index.database import check_seal, connect, read_settings
 from index.errors import ModelMismatch, VectorError
 from index.exact_search import exact_search
 from index.items import Item
-from index.neighbors import Neighbors, prepare, rescore
+from index.neighbors import Neighbors, prepare
+from index.planner import Limits
 from index.snapshot import load_snapshot
-from index.vector_index import candidates, search_index, visits_all
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,11 @@ class Gallery:
     @property
     def metric(self) -> str:
         return str(self.settings["metric"])
+
+    @property
+    def limits(self) -> Limits:
+        """What the index has to keep to."""
+        return Limits(**(self.settings.get("limits") or {}))
 
     @property
     def embedder_id(self) -> str:
@@ -142,16 +148,22 @@ class Gallery:
         snapshot = self.snapshot
         n_allowed = len(self) if allowed is None else len(allowed)
         few = n_allowed < max(EXACT_BELOW_ROWS, EXACT_BELOW_SHARE * len(self))
-        by_index = not (exact or few or snapshot.index is None)
+        tuned = None if exact or few else snapshot.tuned
         logger.info(
             "%d queries, %d of %d vectors allowed: %s", len(queries), n_allowed, len(self),
-            self.settings["index_key"] if by_index else "exact",
+            "exact" if tuned is None else "by index",
         )  # fmt: skip
-        if not by_index:
+        if tuned is None:
             return self._exact(queries, k, allowed, after=-1)
+        mask = snapshot.findable if allowed is None else snapshot.keep(tuned.ids, allowed)
+        found, unsettled = approximate_search(queries, k, snapshot, tuned, mask)
         # What was added since the index was built is compared one by one, and merged.
-        newer = self._exact(queries, k, allowed, after=int(snapshot.indexed_ids[-1]))
-        return self._by_index(queries, k, allowed).merge(newer, k)
+        answer = found.merge(self._exact(queries, k, allowed, after=tuned.newest), k)
+        if unsettled.any():
+            exactly = self._exact(queries[unsettled], k, allowed, after=-1)
+            answer.ids[unsettled] = exactly.ids
+            answer.distances[unsettled] = exactly.distances
+        return answer
 
     def items(self, ids: Sequence[int] | np.ndarray) -> dict[int, Item]:
         """Id → item, of those that are in the gallery."""
@@ -205,6 +217,7 @@ class Gallery:
             "dimension": self.dim,
             "metric": self.metric,
             "index": self.settings["index_key"],
+            "plan": self.settings.get("plan"),
             "indexed": len(self.snapshot.indexed_ids),
             "dtype": self.settings["dtype"],
             "removed_rows": len(self.snapshot.dead),
@@ -223,28 +236,3 @@ class Gallery:
             return self.snapshot.blocks(allowed, after)
 
         return exact_search(queries, k, blocks, self.vectors, self.metric)
-
-    def _by_index(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Neighbors:
-        snapshot = self.snapshot
-        keep = snapshot.keep(snapshot.indexed_ids, allowed)
-        mask = None if keep.all() else keep
-        wanted, fetch = min(k, int(keep.sum())), candidates(self.settings["index_key"], k)
-        answer, open_rows, effort = Neighbors.none(len(queries), k), np.arange(len(queries)), 0
-        while len(open_rows):
-            positions = search_index(snapshot.index, queries[open_rows], fetch, mask, effort)
-            ids = np.where(positions >= 0, snapshot.indexed_ids[positions], -1)
-            found = rescore(queries[open_rows], ids, self.vectors, self.metric).best(k)
-            width = found.ids.shape[1]
-            answer.ids[open_rows, :width] = found.ids
-            answer.distances[open_rows, :width] = found.distances
-            open_rows = open_rows[(found.ids >= 0).sum(1) < wanted]
-            if visits_all(snapshot.index, effort):
-                break
-            effort += 1
-        if len(open_rows):
-            last = int(snapshot.indexed_ids[-1])
-            exact = self._exact(queries[open_rows], k, allowed, after=-1)
-            beyond = exact.ids > last
-            exact.ids[beyond], exact.distances[beyond] = -1, np.inf
-            answer.ids[open_rows], answer.distances[open_rows] = exact.ids, exact.distances
-        return answer

@@ -88,8 +88,7 @@ def rescore(
     for start in range(0, len(queries), RESCORE_ROWS):
         part = ids[start : start + RESCORE_ROWS]
         rows, columns = np.nonzero(part >= 0)
-        unique, back = np.unique(part[rows, columns], return_inverse=True)
-        pairs = vectors_of(unique)[back], queries[start : start + RESCORE_ROWS][rows]
+        pairs = vectors_of(part[rows, columns]), queries[start : start + RESCORE_ROWS][rows]
         distances[start + rows, columns] = pair_distances(*pairs, metric)
     return Neighbors(distances, ids)
 
@@ -99,7 +98,7 @@ def pair_distances(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
     if metric == "cosine":
         cosines = np.einsum("nd,nd->n", a, b, dtype=np.float64)
         return np.maximum(1 - cosines, 0).astype(np.float32)
-    difference = a.astype(np.float64) - b
+    difference = np.subtract(a, b, dtype=np.float64)
     if metric == "l1":
         return np.abs(difference).sum(1).astype(np.float32)
-    return np.sqrt(np.square(difference).sum(1)).astype(np.float32)
+    return np.sqrt(np.einsum("nd,nd->n", difference, difference)).astype(np.float32)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import io
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +82,17 @@ class CheckedArray:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """A copy of these rows. Raises DamagedGallery where bytes have changed."""
+        return self.touched(rows)[rows]
+
+    def touched(self, rows: np.ndarray) -> np.ndarray:
+        """All of it, these rows checked. Raises DamagedGallery where bytes have changed."""
         if self.pending and len(rows):
             first = self.offset + rows * self.row_bytes
             last = (first + self.row_bytes - 1) // BLOCK_BYTES
             most = (self.row_bytes - 2) // BLOCK_BYTES + 2
             spans = [np.minimum(first // BLOCK_BYTES + step, last) for step in range(most)]
             self._check(np.unique(np.concatenate(spans)))
-        return self.array[rows]
+        return self.array
 
     def whole(self) -> np.ndarray:
         """All of it."""
@@ -156,6 +160,21 @@ def write_array(
             rest = rest[whole:]
     crcs += [zlib.crc32(rest)] if rest else []
     return FileRecord(size, digest.hexdigest(), np.array(crcs, "<u4"))
+
+
+def write_file(file: Path, content: Callable[[Callable[[bytes], int]], None]) -> FileRecord:
+    """Write what ``content``, given a function that writes bytes, hands to it piece by piece."""
+    digest, size = hashlib.sha256(), 0
+
+    def write(data: bytes) -> int:
+        nonlocal size
+        digest.update(data)
+        size += len(data)
+        return stream.write(data)
+
+    with atomic_file(file) as stream:
+        content(write)
+    return FileRecord(size, digest.hexdigest())
 
 
 def _chain(header: bytes, parts: Iterable[np.ndarray], dtype: str) -> Iterable[bytes]:

@@ -4,6 +4,7 @@ All files are opened when a snapshot is made, so that a later compaction cannot 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from index.database import DATABASE, Database, read_settings
 from index.errors import DamagedGallery, VectorError
 from index.exact_search import BLOCK_ROWS
 from index.shards import CheckedArray, FileRecord, Shard, check_file, read_records
-from index.vector_index import FLAT, read_index
+from index.stored_index import StoredIndex, TunedIndex
 
 Files = dict[str, FileRecord]
 
@@ -23,9 +24,8 @@ Files = dict[str, FileRecord]
 class Snapshot:
     """Settings, arrays and index of one commit.
 
-    ``arrays`` maps file names to memory-mapped arrays, checked when they are read; ``index`` is None
-    where there is none, or no sound one, and ``notes`` then says why; ``indexed_ids`` int64 says which
-    id stands at which position of the index.
+    ``arrays`` maps file names to memory-mapped arrays, checked when they are read; ``stored`` is the
+    index file, if there is one.
     """
 
     settings: dict[str, Any]
@@ -33,9 +33,34 @@ class Snapshot:
     arrays: dict[str, CheckedArray]
     dead: np.ndarray
     n_items: int
-    index: Any
-    indexed_ids: np.ndarray
-    notes: tuple[str, ...]
+    stored: StoredIndex | None
+
+    @functools.cached_property
+    def tuned(self) -> TunedIndex | None:
+        """The index, ready to be searched; None where there is none, or no sound one."""
+        if self.stored is None:
+            return None
+        plan = self.settings.get("plan") or {}
+        return self.stored.load(self.settings["dim"], self.settings["metric"], plan)
+
+    @property
+    def indexed_ids(self) -> np.ndarray:
+        """Which id int64 (n,) stands at which position of the index."""
+        return np.empty(0, np.int64) if self.tuned is None else self.tuned.ids
+
+    @functools.cached_property
+    def findable(self) -> np.ndarray | None:
+        """Which positions of the index are of living items, bool (n,); None for all."""
+        keep = self.keep(self.indexed_ids, None)
+        return None if keep.all() else keep
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of: a damaged index. It is read whole to know that."""
+        if self.tuned is not None or self.stored is None or self.stored.finding is None:
+            return ()
+        remedy = "answers are exact, but slower, until the index is made again by: retrieval add"
+        return (f"{self.stored.finding}; {remedy}",)
 
     def pairs(self) -> Iterator[tuple[CheckedArray, np.ndarray]]:
         """Vectors (n,D) and ids int64 (n,) of each shard, in the order of ids."""
@@ -59,16 +84,40 @@ class Snapshot:
         Raises VectorError for an id without a vector, DamagedGallery where bytes have changed.
         """
         out = np.empty((len(ids), self.settings["dim"]), np.float32)
-        shards = list(self.pairs())
-        places = np.searchsorted(np.array([shard_ids[-1] for _, shard_ids in shards]), ids)
-        for place in np.unique(places):
-            here = places == place
-            vectors, shard_ids = shards[place] if place < len(shards) else (None, ids[:0])
-            rows = np.searchsorted(shard_ids, ids[here])
-            if vectors is None or not np.array_equal(shard_ids[rows], ids[here]):
-                raise VectorError(f"there is no vector of every id of {ids[here][:5].tolist()}…")
-            out[here] = vectors.take(rows)
+        for found, vectors, rows in self.places(ids):
+            out[found] = vectors.take(rows)
         return out
+
+    def places(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, CheckedArray, np.ndarray]]:
+        """Where the vectors of ids (n,) lie: (which of the ids, the shard's vectors, their rows).
+
+        Raises VectorError for an id without a vector.
+        """
+        shards = self._pairs
+        if len(shards) > 1:
+            kind = np.min_scalar_type(len(shards))  # of two bytes at most, so that sorting is fast
+            numbers = np.searchsorted(self._last_ids, ids).astype(kind)
+            order = np.argsort(numbers, kind="stable")
+            ends = np.cumsum(np.bincount(numbers, minlength=len(shards) + 1))
+        else:
+            order, ends = np.arange(len(ids)), np.array([len(ids)] * (len(shards) + 1))
+        for number, end in enumerate(ends):
+            found = order[ends[number - 1] if number else 0 : end]
+            if len(found) == 0:
+                continue
+            vectors, there = shards[number] if number < len(shards) else (None, ids[:0])
+            rows = _rows_of(ids[found], there)
+            if vectors is None or rows is None:
+                raise VectorError(f"there is no vector of every id of {ids[found][:5].tolist()}…")
+            yield found, vectors, rows
+
+    @functools.cached_property
+    def _pairs(self) -> list[tuple[CheckedArray, np.ndarray]]:
+        return list(self.pairs())
+
+    @functools.cached_property
+    def _last_ids(self) -> np.ndarray:
+        return np.array([ids[-1] for _, ids in self._pairs])
 
     def blocks(
         self, allowed: np.ndarray | None, after: int
@@ -94,6 +143,18 @@ class Snapshot:
                 rows += len(ids)
         if pending:
             yield _joined(pending)
+
+
+def _rows_of(ids: np.ndarray, there: np.ndarray) -> np.ndarray | None:
+    """The row of each id among those of a shard, ascending; None where one is missing."""
+    if len(there) == 0:
+        return None
+    if there[-1] - there[0] == len(there) - 1:  # nothing is missing in between: no need to look
+        rows = ids - there[0]
+        return rows if rows.min() >= 0 and rows.max() < len(there) else None
+    rows = np.searchsorted(there, ids)
+    ok = rows.max() < len(there) and np.array_equal(there[rows], ids)
+    return rows if ok else None
 
 
 def load_snapshot(db: Database, folder: Path, before: Snapshot | None = None) -> Snapshot:
@@ -151,36 +212,21 @@ def _load(
                 raise DamagedGallery(f"{folder / DATABASE} is damaged: it has no record of {name}")
             arrays[name] = held or CheckedArray(folder / name, files[name], shape, dtype)
         arrays[shard.ids_file].whole()
-    index, indexed_ids, notes = _load_index(folder, settings, files, before)
     return Snapshot(
-        settings=settings, shards=shards, arrays=arrays, dead=dead, n_items=n_items, index=index,
-        indexed_ids=indexed_ids, notes=notes,
+        settings=settings, shards=shards, arrays=arrays, dead=dead, n_items=n_items,
+        stored=_open_index(folder, settings, files, before),
     )  # fmt: skip
 
 
-def _load_index(
+def _open_index(
     folder: Path, settings: dict[str, Any], files: Files, before: Snapshot | None
-) -> tuple[Any, np.ndarray, tuple[str, ...]]:
-    """The FAISS index and its ids; without a sound one the search is exact, and a note says so."""
-    none = np.empty(0, np.int64)
+) -> StoredIndex | None:
     name = settings["index_file"]
-    if settings["index_key"] == FLAT or name is None:
-        return None, none, ()
-    if before is not None and before.index is not None and before.settings["index_file"] == name:
-        return before.index, before.indexed_ids, ()
-    positions = name.replace(".faiss", "-positions.npy")
-    for file in (name, positions):
-        record = files.get(file, FileRecord(0, ""))
-        finding = check_file(folder / file, record.bytes, record.sha256)
-        if finding:
-            note = "answers are exact, but slower, until the index is made again by: retrieval add"
-            return None, none, (f"{finding}; {note}",)
-    ids = np.load(folder / positions, allow_pickle=False)
-    try:
-        index = read_index(folder / name, len(ids), settings["dim"], settings["metric"])
-    except DamagedGallery as error:
-        return None, none, (str(error),)
-    return index, ids, ()
+    if name is None:
+        return None
+    if before is not None and before.stored is not None and before.stored.name == name:
+        return before.stored
+    return StoredIndex(folder, name, files)
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,15 +5,16 @@ After a crash at any moment a reader sees the state before or after, and files t
 are swept by the next writer.
 """
 
+import dataclasses
 import glob
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -40,8 +41,11 @@ from index.gallery import Gallery
 from index.items import Item, NewItem
 from index.lock import take_lock
 from index.neighbors import METRICS, prepare
-from index.shards import Shard, write_array
-from index.vector_index import FLAT, build_index, check_key, index_bytes
+from index.planner import Limits, Report
+from index.shards import FileRecord, Shard, write_array, write_file
+from index.stored_index import positions_file
+from index.upkeep import NewIndex, index_due
+from index.vector_index import FLAT, check_key, write_index
 
 OURS = re.compile(r"(vectors|ids)-\d+\.npy|index-\d+(\.faiss|-positions\.npy)|\..+\.part")
 """Names of files that a writer makes: of these, those that no commit knows of are swept."""
@@ -58,6 +62,7 @@ def create_gallery(
     image_root: Path,
     index_key: str = FLAT,
     dtype: str = "float32",
+    limits: Limits | None = None,
 ) -> Gallery:
     """A new, empty gallery in the folder ``path``, which must not exist or be empty.
 
@@ -84,7 +89,8 @@ def create_gallery(
     write_settings(db, {
         "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
         "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
-        "embedder_id": embedder_id, "image_root": root,
+        "embedder_id": embedder_id, "image_root": root, "plan": None,
+        "limits": dataclasses.asdict(limits or Limits()),
     })  # fmt: skip
     db.execute("COMMIT")
     db.close()
@@ -199,25 +205,46 @@ class GalleryWriter:
             with self._commit():
                 self.db.executemany("DELETE FROM failures WHERE path = ?", rows)
 
-    def refresh_index(self) -> None:
-        """Build the FAISS index over all living vectors, unless the newest one covers them.
+    def refresh_index(self, report: Report = lambda stage, done, of: None) -> None:
+        """Make the index fit the living vectors, where that is due: see ``index.upkeep``.
 
-        Raises IndexKeyError where there are too few vectors for the gallery's index key.
+        ``report`` is called with what is being done, how much of it is, and how much it is in all.
+        Raises IndexKeyError where there are too few vectors for the gallery's index key, BudgetError
+        where no index keeps to the gallery's limits.
         """
-        gallery, key = self.gallery, self.gallery.settings["index_key"]
-        alive = gallery.snapshot.living_ids()
-        current = gallery.snapshot.indexed_ids
-        if key == FLAT or len(alive) == 0 or np.array_equal(alive, current):
+        gallery = self.gallery
+        key, limits = gallery.settings["index_key"], gallery.limits
+        self._store_index(index_due(gallery.snapshot, key, limits, report))
+
+    def tune(self, key: str, limits: Limits, report: Report = lambda stage, done, of: None) -> None:
+        """From now on have an index of this key, or with ``auto`` the best within limits; build it.
+
+        Raises as ``refresh_index``, and then leaves all as it was.
+        """
+        check_key(key, self.gallery.metric, self.gallery.dim)
+        new = index_due(self.gallery.snapshot, key, limits, report, anew=True)
+        self._store_index(new, index_key=key, limits=dataclasses.asdict(limits))
+
+    def _store_index(self, new: NewIndex | None, **settings: object) -> None:
+        """Put a new index in the place of the present one, in one commit with settings."""
+        if new is None and not settings:
             return
-        index = build_index(key, gallery.metric, gallery.vectors(alive))
-        number = gallery.settings["next_number"]
-        name = f"index-{number:06}.faiss"
-        with self._commit(next_number=number + 1, index_file=name):
-            self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
-            _write_file(self.db, self.path, name, index_bytes(index))
-            positions = name.replace(".faiss", "-positions.npy")
-            _write_file(self.db, self.path, positions, _npy(alive))
+        number = self.gallery.settings["next_number"]
+        name = f"index-{number:06}.faiss" if new and new.index is not None else None
+        if new is not None:
+            settings |= {"plan": new.plan, "index_file": name, "next_number": number + 1}
+        with self._commit(**settings):
+            if new is not None:
+                self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
+            if new is not None and name is not None:
+                self._record(name, write_file(self.path / name, partial(write_index, new.index)))
+                ids = positions_file(name)
+                self._record(ids, write_array(self.path / ids, [new.ids], new.ids.shape, "int64"))
         self._sweep()
+
+    def _record(self, name: str, record: FileRecord) -> None:
+        fields = (name, record.bytes, record.sha256)
+        self.db.execute("INSERT INTO files VALUES (?, ?, ?)", fields)
 
     def compact(self, on_progress: Callable[[int, int], None] = lambda done, of: None) -> int:
         """Rewrite shards without removed vectors, small ones together; how many rows that saved.
@@ -291,8 +318,7 @@ class GalleryWriter:
                 write_array(self.path / shard.ids_file, [ids], shape[:1], "int64"),
             ),
         ):
-            fields = (name, record.bytes, record.sha256)
-            self.db.execute("INSERT INTO files VALUES (?, ?, ?)", fields)
+            self._record(name, record)
             assert record.crc32 is not None
             self.db.execute("INSERT INTO checks VALUES (?, ?)", (name, record.crc32.tobytes()))
         span = (int(ids[0]), int(ids[-1]))
@@ -321,9 +347,3 @@ def _write_file(db: "Database", folder: Path, name: str, data: bytes) -> None:
     write_atomically(folder / name, data)
     row = (name, len(data), hashlib.sha256(data).hexdigest())
     db.execute("INSERT INTO files VALUES (?, ?, ?)", row)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()

@@ -14,6 +14,8 @@ import torch
 from index.errors import GalleryError
 from index.gallery import Gallery
 from index.items import NewItem
+from index.planner import Limits, Report, check_budget
+from index.vector_index import AUTO
 from index.writer import GalleryWriter, create_gallery
 from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_file
 from retrieval.comparing import Changes, compare, compare_folders, lies_in, mark_of, stored_path
@@ -35,14 +37,16 @@ def open_or_create(
     *,
     sources: Sequence[Path],
     metric: str | None = None,
-    index_key: str = "Flat",
+    index_key: str | None = None,
+    limits: Limits | None = None,
     dtype: str = "float32",
     overwrite: bool = False,
 ) -> Gallery:
     """The gallery at ``out`` for pictures of ``sources``: a new one, or one that is continued.
 
-    An existing gallery must have been made by the same model with the same metric, index key and
-    dtype. Raises GalleryError where it was not, CheckpointError where ``model`` is not one.
+    An existing gallery must have been made by the same model with the same metric and dtype, and the
+    same index key and limits where those are given; without a key, a new gallery's index is chosen by
+    measurement. Raises GalleryError where it was not, CheckpointError where ``model`` is not one.
     """
     embedder = load_embedder(model)
     identity = embedder_id(model)
@@ -52,13 +56,19 @@ def open_or_create(
     if out.is_dir() and any(out.iterdir()):
         gallery = Gallery.open(out)
         gallery.check_model(identity, str(model))
-        wanted = {"metric": metric, "index_key": index_key, "dtype": dtype}
+        wanted = {"metric": metric, "index": index_key, "dtype": dtype}
         for name, value in wanted.items():
-            if gallery.settings[name] != value:
+            there = gallery.settings["index_key" if name == "index" else name]
+            if value is not None and there != value:
                 raise GalleryError(
-                    f"{out} was made with --{name.replace('_', '-')} {gallery.settings[name]}, not "
-                    f"{value}; give --overwrite to build it anew, or another --out"
+                    f"{out} was made with --{name} {there}, not {value}; give --overwrite to build it "
+                    "anew, or another --out"
+                    + (f", or change it with: retrieval tune --index {value}" * (name == "index"))
                 )
+        if limits is not None and gallery.limits != limits:
+            raise GalleryError(
+                f"{out} was made with other limits than {limits}; change them with: retrieval tune"
+            )
         return gallery
     return create_gallery(
         out,
@@ -67,7 +77,8 @@ def open_or_create(
         embedder_id=identity,
         model={MODEL_FILE: model_file(model).read_bytes()},
         image_root=_common_root(sources),
-        index_key=index_key,
+        index_key=index_key or AUTO,
+        limits=limits,
         dtype=dtype,
     )
 
@@ -97,6 +108,7 @@ def fill(
     device: torch.device | None = None,
     wait: float = 0.0,
     on_progress: Count = lambda n: None,
+    report: Report = lambda stage, done, of: None,
     **reading: Any,
 ) -> FillSummary:
     """Embed pictures with the gallery's own model and add them; ``reading``: see ``embed_pictures``.
@@ -107,11 +119,20 @@ def fill(
     seconds. Vectors are never all in memory.
     """
     started = time.monotonic()
+    _check_budget(gallery, len(pictures))
     with gallery.writer(wait) as writer:
         changes = compare(gallery, pictures)
-        summary = _apply(gallery, writer, changes, device, on_progress, reading)
+        summary = _apply(gallery, writer, changes, device, on_progress, report, reading)
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
+
+
+def _check_budget(gallery: Gallery, n_pictures: int) -> None:
+    """Say now, and not after hours of embedding, that no index can be as small as was asked for."""
+    if gallery.settings["index_key"] == AUTO:
+        itemsize = np.dtype(gallery.settings["dtype"]).itemsize
+        rows = max(n_pictures, len(gallery))
+        check_budget(rows, gallery.dim, gallery.metric, itemsize, gallery.limits)
 
 
 def sync(
@@ -123,6 +144,7 @@ def sync(
     wait: float = 0.0,
     dry_run: bool = False,
     on_progress: Count = lambda n: None,
+    report: Report = lambda stage, done, of: None,
     **reading: Any,
 ) -> FillSummary:
     """Make a gallery hold, of all that lies in ``folders``, just these ``pictures``.
@@ -150,7 +172,7 @@ def sync(
             inside = lies_in(gallery, folders)
             failed = [path for path, _ in gallery.failures()]
             writer.forget_failures(p for p in failed if p not in there and inside(p))
-            summary = _apply(gallery, writer, changes, device, on_progress, reading)
+            summary = _apply(gallery, writer, changes, device, on_progress, report, reading)
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
@@ -168,6 +190,7 @@ def _apply(
     changes: Changes,
     device: torch.device | None,
     on_progress: Count,
+    report: Report,
     reading: dict[str, Any],
 ) -> FillSummary:
     """Commit the changes, and what is embedded for them."""
@@ -187,7 +210,7 @@ def _apply(
         summary.interrupted = True
     filler.commit()
     if not summary.interrupted:
-        writer.refresh_index()
+        writer.refresh_index(report)
     return summary
 
 

@@ -60,3 +60,30 @@ class Progress:
     def note(self, text: str) -> None:
         """A line of its own on stderr, above the bar."""
         self.bar.write(text, file=sys.stderr)
+
+
+class Stages:
+    """Progress through stages: ``with Stages() as report: report("Adding", done, total)``."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.progress is not None:
+            self.progress.bar.close()
+
+    def __call__(self, title: str, done: int, total: int) -> None:
+        """So much of a stage is done; a new title closes the stage before."""
+        if self.progress is None or self.progress.title != title:
+            self.__exit__(None, None, None)
+            unit = "candidates" if title == "Measuring" else "vectors"
+            self.progress = Progress(title, total, unit)
+        self.progress.set(done)

@@ -173,7 +173,40 @@ def test_build_index_reports_counts_and_runs_twice(place: Path, tmp_path: Path) 
     assert (again["added"], again["failed"], again["unchanged"]) == (0, 1, 36)
     assert "bad.png" in run(*build, "--strict", code=1).output
     other = run(*build, "--index-key", "IVF4,Flat", code=1).output
-    assert "--index-key Flat, not IVF4,Flat" in other
+    assert "--index auto, not IVF4,Flat" in other
+    assert "retrieval tune --index IVF4,Flat" in other
+    limits = run(*build, "--recall-target", "0.9", code=1).output
+    assert "change them with: retrieval tune" in limits
+    refused = [place / "pictures" / "train", "--model", place / "run", "--out", tmp_path / "h"]
+    small = run("build-index", *refused, "--max-index-memory-usage", "1KB", code=1).output
+    assert "--max-index-memory-usage " in small
+    wrong = run("build-index", *refused, "--max-index-memory-usage", "lots", code=2).output
+    assert "500MB or 4G" in wrong
+
+
+def test_tune_measures_and_info_shows_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = tmp_path / "t.gallery"
+    run("build-index", place / "pictures" / "train", "--model", place / "run", "--out", gallery)
+    assert "comparing every vector" in run("tune", "--gallery", gallery).stdout
+    text = run("tune", "--gallery", gallery, "--index", "IVF2,Flat").stdout
+    assert "too few vectors to measure" in text
+    assert text in run("info", "--gallery", gallery).stdout
+    facts = json.loads(run("info", "--gallery", gallery, "--json").stdout)
+    assert facts["plan"]["key"] == "IVF2,Flat"
+    assert facts["indexed"] == 36
+    monkeypatch.setattr("index.planner.LEAST_ROWS", 30)
+    monkeypatch.setattr("index.planner.EXACT_NUMBERS", 30)
+    shown = json.loads(run("tune", "--gallery", gallery, "--index", "auto", "--json").stdout)
+    assert shown["plan"]["table"][0]["verdict"] == "chosen"
+    table = run("info", "--gallery", gallery).stdout
+    assert all(row["verdict"] in table for row in shown["plan"]["table"])
+    worse = run("tune", "--gallery", gallery, "--max-query-time-ms", "0.000001", code=1).output
+    assert "give --max-query-time-ms" in worse
+    wrong = run("tune", "--gallery", gallery, "--index", "Nonsense", code=1).output
+    assert "--index Nonsense" in wrong
+    assert json.loads(run("info", "--gallery", gallery, "--json").stdout)["plan"] == shown["plan"]
 
 
 def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:

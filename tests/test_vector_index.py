@@ -1,15 +1,20 @@
+import faiss
 import numpy as np
 import pytest
 
 from index.errors import DamagedGallery, IndexKeyError
 from index.vector_index import (
-    build_index,
-    candidates,
     check_key,
+    efforts,
+    expected_bytes,
     index_bytes,
-    read_index,
+    lists_of,
+    map_index,
+    most_effort,
     search_index,
-    visits_all,
+    train_index,
+    usual_effort,
+    write_index,
 )
 
 PAIRS = [
@@ -19,6 +24,18 @@ PAIRS = [
 ]  # fmt: skip
 
 
+def built(key: str, metric: str, vectors: np.ndarray) -> "faiss.Index":
+    index = train_index(key, metric, vectors)
+    index.add(vectors)
+    return index
+
+
+def written(index: "faiss.Index") -> np.ndarray:
+    pieces: list[bytes] = []
+    write_index(index, lambda piece: pieces.append(piece) or len(piece))
+    return np.frombuffer(b"".join(pieces), np.uint8)
+
+
 @pytest.mark.parametrize(("key", "metric"), PAIRS)
 def test_every_allowed_pair_finds_vectors_themselves_with_and_without_a_filter(
     key: str, metric: str
@@ -26,12 +43,12 @@ def test_every_allowed_pair_finds_vectors_themselves_with_and_without_a_filter(
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     check_key(key, metric, 8)
-    index = build_index(key, metric, vectors)
-    k = candidates(key, 5)
-    positions = search_index(index, vectors[:40], k, None, effort=9)
+    index = built(key, metric, vectors)
+    most = most_effort(index)
+    positions = search_index(index, vectors[:40], 128, None, most)
     assert np.mean([row in found for row, found in enumerate(positions)]) >= 0.95
     allowed = np.arange(600) % 3 != 0
-    positions = search_index(index, vectors[:40], k, allowed, effort=9)
+    positions = search_index(index, vectors[:40], 128, allowed, most)
     assert allowed[positions[positions >= 0]].all()
     present = [row in found for row, found in enumerate(positions) if allowed[row]]
     assert np.mean(present) >= 0.9
@@ -46,32 +63,61 @@ def test_every_allowed_pair_finds_vectors_themselves_with_and_without_a_filter(
     ],
 )  # fmt: skip
 def test_nonsense_pairs_are_refused(key: str, metric: str) -> None:
-    with pytest.raises(IndexKeyError, match="--index-key"):
+    with pytest.raises(IndexKeyError, match="--index"):
         check_key(key, metric, 8)
 
 
 def test_more_lists_than_vectors_are_refused_with_both_numbers() -> None:
     with pytest.raises(IndexKeyError, match=r"64 lists.*10 vectors"):
-        build_index("IVF64,Flat", "l2", np.eye(10, dtype=np.float32))
+        train_index("IVF64,Flat", "l2", np.eye(10, dtype=np.float32))
 
 
-def test_effort_ends() -> None:
+def test_efforts_ascend_to_the_most_and_never_stay_at_one_list() -> None:
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
-    index = build_index("IVF64,Flat", "l2", vectors)
-    assert not visits_all(index, 0)
-    assert visits_all(index, 2)
+    for key, first, most, usual in [
+        ("IVF64,Flat", 1, 64, 8), ("HNSW8", 32, 600, 128), ("SQ8", 0, 0, 0), ("IVF4,Flat", 1, 4, 4),
+    ]:  # fmt: skip
+        index = built(key, "l2", vectors)
+        tried = efforts(index)
+        assert tried[0] == first
+        assert tried[-1] == most_effort(index) == most
+        assert tried == sorted(set(tried))
+        assert usual_effort(index) == usual
 
 
-def test_an_index_comes_back_from_its_file_and_no_other_does(tmp_path) -> None:
+def test_training_prints_no_warning(capfd: pytest.CaptureFixture[str]) -> None:
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
-    data = index_bytes(build_index("HNSW8", "l2", vectors))
-    file = tmp_path / "index.faiss"
-    file.write_bytes(data)
-    index = read_index(file, 100, 8, "l2")
-    assert (search_index(index, vectors, 1, None, 0)[:, 0] == np.arange(100)).all()
+    built("IVF8,PQ4x4fs", "l2", vectors)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lists_that_were_learnt_once_serve_other_codes() -> None:
+    vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    lists = lists_of(built("IVF8,Flat", "l2", vectors))
+    assert lists is not None
+    assert lists.shape == (8, 8)
+    other = train_index("IVF8,SQ8", "l2", vectors, lists=lists * 0.5)
+    assert np.array_equal(lists_of(other), lists * 0.5)
+    assert lists_of(built("HNSW8", "l2", vectors)) is None
+
+
+@pytest.mark.parametrize(
+    "key", ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ16x4fs", "IVF16,RaBitQ", "HNSW32"]
+)
+def test_bytes_are_known_beforehand(key: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4000, 32)).astype(np.float32)
+    index = built(key, "l2", vectors)
+    assert index_bytes(index) == len(written(index))
+    assert expected_bytes(key, 4000, 32) == pytest.approx(len(written(index)), rel=0.06)
+
+
+def test_an_index_comes_back_from_its_file_and_no_other_does() -> None:
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    data = written(built("HNSW8", "l2", vectors))
+    index = map_index(data, 100, 8, "l2", "file")
+    assert (search_index(index, vectors, 1, None, 16)[:, 0] == np.arange(100)).all()
     for count, dim, metric in [(99, 8, "l2"), (100, 9, "l2"), (100, 8, "cosine")]:
         with pytest.raises(DamagedGallery, match="expected"):
-            read_index(file, count, dim, metric)
-    file.write_bytes(data[: len(data) // 2])
+            map_index(data, count, dim, metric, "file")
     with pytest.raises(DamagedGallery, match="not a readable"):
-        read_index(file, 100, 8, "l2")
+        map_index(data[: len(data) // 2], 100, 8, "l2", "file")

@@ -11,7 +11,7 @@ import click
 
 from index.errors import GalleryError
 from retrieval import __version__
-from retrieval.cli import demo, evaluate, gallery, models, query, train, upkeep
+from retrieval.cli import demo, evaluate, gallery, models, query, train, tune, upkeep
 from retrieval.errors import RetrievalError
 
 
@@ -68,6 +68,7 @@ for command in (
     upkeep.export_gallery,
     upkeep.import_vectors,
     gallery.embed,
+    tune.tune,
     models.models,
     train.show_augment,
     demo.demo,

@@ -18,6 +18,7 @@ from retrieval.cli.options import (
     wait_option,
     where_option,
 )
+from retrieval.cli.tune import index_options, limits_of, plan_text
 from retrieval.config import DISTANCES
 
 if TYPE_CHECKING:
@@ -71,12 +72,7 @@ def filling_options(command: Command) -> Command:
     type=click.Choice(DISTANCES),
     help="Distance to search by.  [default: the one that the model learnt]",
 )
-@click.option(
-    "--index-key",
-    default="Flat",
-    show_default=True,
-    help="Flat (exact), IVF256,Flat, HNSW32, or any other FAISS factory string.",
-)
+@index_options
 @click.option(
     "--dtype",
     default="float32",
@@ -92,7 +88,10 @@ def build_index(
     model: Path,
     out: Path,
     metric: str | None,
-    index_key: str,
+    index_key: str | None,
+    max_index_memory_usage: int | None,
+    max_query_time_ms: float | None,
+    recall_target: float | None,
     dtype: str,
     overwrite: bool,
     wait: float,
@@ -116,9 +115,12 @@ def build_index(
     gallery = building.open_or_create(
         out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
         overwrite=overwrite,
+        limits=limits_of(None, max_index_memory_usage, max_query_time_ms, recall_target),
     )  # fmt: skip
-    summary = _embed_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
+    summary = _fill_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
     _print_summary(summary, gallery, as_json)
+    if gallery.settings.get("plan") and not as_json:
+        say(plan_text(gallery.settings["plan"]))
 
 
 @click.command()
@@ -145,7 +147,7 @@ def add(
     from retrieval import building
 
     gallery = Gallery.open(find_gallery(gallery_path))
-    summary = _embed_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
+    summary = _fill_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
     _print_summary(summary, gallery, as_json)
 
 
@@ -181,10 +183,20 @@ def sync(
     def run(pictures: list["Picture"], **options: Any) -> "FillSummary":
         return building.sync(gallery, folders, pictures, wait=wait, dry_run=dry_run, **options)
 
-    summary = _embed_with(run, folders, **filling)
+    summary = _fill_with(run, folders, **filling)
     _print_summary(summary, gallery, as_json)
     if dry_run:
         say("Nothing was changed: this was a dry run.")
+
+
+def _fill_with(
+    fill: Callable[..., "FillSummary"], pictures: tuple[Path, ...], **filling: Any
+) -> "FillSummary":
+    """Embed into a gallery, with progress of the index that is built at the end."""
+    from retrieval.progress import Stages
+
+    with Stages() as report:
+        return _embed_with(partial(fill, report=report), pictures, **filling)
 
 
 def _embed_with(

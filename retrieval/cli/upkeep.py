@@ -13,6 +13,7 @@ from retrieval.cli.options import (
     print_json,
     wait_option,
 )
+from retrieval.cli.tune import plan_text
 from retrieval.config import DISTANCES
 
 
@@ -55,8 +56,11 @@ def info(gallery_path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    plan = facts.pop("plan")
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' '):<16} {value}")
+    if plan is not None:
+        click.echo(plan_text(plan))
 
 
 @click.command()

@@ -1,0 +1,130 @@
+"""Choosing the index of a gallery: options, evidence, and the command that repeats the measurement."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from retrieval.cli.options import find_gallery, gallery_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from index.planner import Limits
+
+Command = Callable[..., Any]
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Bytes(click.ParamType):
+    """A number of bytes, such as 500MB or 4G."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", value.strip(), re.IGNORECASE)
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is not a number of bytes such as 500MB or 4G", param, ctx)
+        return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def index_options(command: Command) -> Command:
+    """Options on the choice of the index; they arrive as index_key and the three for ``limits``."""
+    options = [
+        click.option(
+            "--index",
+            "--index-key",
+            "index_key",
+            help="auto (chosen by measurement), Flat (exact), or a FAISS factory string such as "
+            "IVF256,Flat or HNSW32.  [default: auto]",
+        ),
+        click.option(
+            "--max-index-memory-usage",
+            type=Bytes(),
+            help="Bytes that the index may take, such as 500MB.",
+        ),
+        click.option(
+            "--max-query-time-ms",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Half of the queries have to take less, one at a time.",
+        ),
+        click.option(
+            "--recall-target",
+            type=click.FloatRange(0, 1, min_open=True),
+            help="Share of the 10 exact neighbours that has to be found.  [default: 0.95]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def limits_of(
+    base: "Limits | None",
+    max_index_memory_usage: int | None,
+    max_query_time_ms: float | None,
+    recall_target: float | None,
+) -> "Limits | None":
+    """``base`` with the limits that were given."""
+    from index.planner import Limits
+
+    options: dict[str, Any] = {
+        "max_bytes": max_index_memory_usage, "max_query_ms": max_query_time_ms, "recall": recall_target,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    return dataclasses.replace(base or Limits(), **given) if given else base
+
+
+def plan_text(plan: dict[str, Any] | None) -> str:
+    """The evidence for an index as a table, with why the others lost."""
+    if plan is None:
+        return "exact: comparing every vector is fast enough"
+    if not plan["table"]:
+        return f"{plan['key']}: too few vectors to measure it"
+    lines = [f"{'index':<20} {'recall':>6} {'p50 ms':>8} {'p99 ms':>8} {'MB':>9} {'built s':>7}"]
+    for row in plan["table"]:
+        lines.append(
+            f"{row['key']:<20} {row['recall']:>6.3f} {row['p50_ms']:>8.3f} {row['p99_ms']:>8.3f} "
+            f"{row['bytes'] / 1e6:>9.1f} {row['build_seconds']:>7.1f}  {row['verdict']}"
+        )
+    how = (
+        f" (effort {plan['effort']}, {plan['candidates']} candidates compared)"
+        if plan["effort"]
+        else ""
+    )
+    lines.append(
+        f"{plan['key']}{how} measured on {plan['rows']:,} vectors, the others on {plan['sample']:,} of "
+        f"them; recall: the share of the {plan['k']} exact neighbours found, for vectors held out."
+    )
+    return "\n".join(lines)
+
+
+@click.command()
+@gallery_option
+@index_options
+@json_option
+def tune(gallery_path: Path | None, index_key: str | None, as_json: bool, **given: Any) -> None:
+    """Choose the index of a gallery anew, by measurement, and build it.
+
+    \b
+    Examples:
+      retrieval tune --gallery photos.gallery
+      retrieval tune --gallery photos.gallery --recall-target 0.99 --max-index-memory-usage 200MB
+
+    Options that are not given stay as they are.
+    """
+    from index.gallery import Gallery
+    from retrieval.progress import Stages
+
+    gallery = Gallery.open(find_gallery(gallery_path))
+    limits = limits_of(gallery.limits, **given) or gallery.limits
+    with gallery.writer() as writer, Stages() as report:
+        writer.tune(index_key or gallery.settings["index_key"], limits, report)
+    plan = gallery.settings["plan"]
+    if as_json:
+        print_json({"gallery": str(gallery.path), "plan": plan})
+    else:
+        click.echo(plan_text(plan))

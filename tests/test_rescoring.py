@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from galleries import grid_vectors, make_gallery, new_items, slow_distance
+
+from index import rescoring
+from index.gallery import Gallery
+from index.neighbors import unit
+from index.rescoring import candidate_distances, nearest_candidates
+
+
+def filled(folder: Path, vectors: np.ndarray, **options: object) -> Gallery:
+    gallery = make_gallery(folder / "g.gallery", dim=vectors.shape[1], **options)
+    with gallery.writer() as writer:
+        for start in range(0, len(vectors), 40):  # several shards
+            writer.add(
+                vectors[start : start + 40], new_items(start, len(vectors[start : start + 40]))
+            )
+    return gallery
+
+
+@pytest.mark.parametrize("metric", ["l2", "l1", "cosine"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_distances_of_candidates_by_a_loop(
+    tmp_path: Path, metric: str, dtype: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescoring, "FEW_PAIRS", few)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(100, 6)).astype(np.float32)
+    gallery = filled(tmp_path, vectors, metric=metric, dtype=dtype)
+    queries = rng.normal(size=(5, 6)).astype(np.float32)
+    queries = unit(queries) if metric == "cosine" else queries
+    ids = rng.integers(1, 101, (5, 9))
+    ids[2, 4] = ids[3, :] = -1
+    found = candidate_distances(queries, ids, gallery.snapshot)
+    for row, column in np.ndindex(ids.shape):
+        if ids[row, column] < 0:
+            assert found[row, column] == np.inf
+        else:
+            vector = gallery.vectors(ids[row, column : column + 1])[0]
+            expected = slow_distance(queries[row], vector, metric)
+            assert found[row, column] == pytest.approx(
+                expected, abs=1e-5 if dtype == "float32" else 1e-3
+            )
+    assert candidate_distances(queries, ids[:, :0], gallery.snapshot).shape == (5, 0)
+
+
+def test_rows_are_found_where_shards_have_gaps(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    gallery = filled(tmp_path, vectors)
+    with gallery.writer() as writer:
+        writer.remove(range(5, 90, 3))
+        writer.compact()
+    left = np.setdiff1d(np.arange(1, 101), np.arange(5, 90, 3))
+    mixed = np.random.default_rng(1).permutation(left)
+    assert np.array_equal(gallery.vectors(mixed), vectors[mixed - 1])
+
+
+def test_the_cut_keeps_ties_with_small_ids_and_says_what_it_cannot_settle(tmp_path: Path) -> None:
+    vectors = np.zeros((100, 4), np.float32)
+    vectors[:60, 0] = 1  # 60 alike, and 40 at the query
+    gallery = filled(tmp_path, vectors)
+    query = np.zeros((1, 4), np.float32)
+    ids = np.random.default_rng(0).permutation(np.arange(1, 101))[None, :]
+    found, unsettled = nearest_candidates(query, ids, 5, gallery.snapshot)
+    assert found.ids.tolist() == [[61, 62, 63, 64, 65]]
+    assert unsettled.tolist() == [True]  # the last 60 are alike: there may be more of them
+    apart, unsettled = nearest_candidates(query, ids[:, :1], 5, gallery.snapshot)
+    assert apart.ids.shape == (1, 1)
+    distinct = filled(tmp_path / "d", np.arange(400, dtype=np.float32).reshape(100, 4))
+    _, unsettled = nearest_candidates(query, ids, 5, distinct.snapshot)
+    assert unsettled.tolist() == [False]
+    holes = ids.copy()
+    holes[:, -1] = -1  # fewer were found than asked for: there are no others
+    _, unsettled = nearest_candidates(query, holes, 5, gallery.snapshot)
+    assert unsettled.tolist() == [False]
+
+
+def test_float32_cannot_change_the_answer(tmp_path: Path) -> None:
+    vectors = 1000 + grid_vectors(np.random.default_rng(2), 100).astype(np.float32) * 1e-3
+    gallery = filled(tmp_path, vectors)
+    query = vectors[:3] + np.float32(1e-4)
+    ids = np.tile(np.arange(1, 101), (3, 1))
+    found, _ = nearest_candidates(query, ids, 10, gallery.snapshot)
+    for row in range(3):
+        expected = sorted(
+            (slow_distance(query[row], v, "l2"), i + 1) for i, v in enumerate(vectors)
+        )
+        assert found.distances[row] == pytest.approx([d for d, _ in expected[:10]], rel=1e-6)

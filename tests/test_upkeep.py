@@ -1,0 +1,180 @@
+"""When an index is left alone, extended, or built anew; answers stay right throughout."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from galleries import make_gallery, new_items, slow_search
+
+from index import upkeep
+from index.gallery import Gallery
+
+RNG = np.random.default_rng(5)
+VECTORS = RNG.normal(size=(900, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    monkeypatch.setattr("index.gallery.EXACT_BELOW_ROWS", 0)
+    monkeypatch.setattr(upkeep, "NEWER_ROWS", 50)
+    made = make_gallery(tmp_path / "g.gallery", dim=6, index_key="IVF8,Flat")
+    put(made, 0, 500)
+    return made
+
+
+def put(gallery: Gallery, start: int, stop: int) -> None:
+    with gallery.writer() as writer:
+        writer.add(VECTORS[start:stop], new_items(start, stop - start))
+        writer.refresh_index()
+
+
+def remove(gallery: Gallery, ids: range) -> None:
+    with gallery.writer() as writer:
+        writer.remove(ids)
+        writer.refresh_index()
+
+
+def index_file(gallery: Gallery) -> str:
+    return str(gallery.settings["index_file"])
+
+
+def check(gallery: Gallery, alive: list[int]) -> None:
+    """Every list visited, an index of whole vectors answers as a loop does."""
+    plan = {**gallery.settings["plan"], "effort": 8}
+    gallery.snapshot.settings["plan"] = plan
+    gallery.snapshot.__dict__.pop("tuned", None)
+    assert gallery.snapshot.stored is not None
+    gallery.snapshot.stored._loaded = None
+    queries = RNG.normal(size=(6, 6)).astype(np.float32)
+    living = {i: VECTORS[i - 1] for i in alive}
+    found = gallery.search(queries, 7)
+    for row, query in enumerate(queries):
+        assert found.ids[row].tolist() == [i for _, i in slow_search(query, living, 7, "l2")]
+
+
+def test_a_few_newer_vectors_leave_the_index_as_it_is(gallery: Gallery) -> None:
+    before = index_file(gallery)
+    put(gallery, 500, 545)
+    assert index_file(gallery) == before
+    assert gallery.info()["indexed"] == 500
+    check(gallery, list(range(1, 546)))
+
+
+def test_more_extend_it_without_learning_anew(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "train_index", None)  # would fail
+    before = index_file(gallery)
+    remove(gallery, range(3, 40, 5))
+    put(gallery, 500, 600)
+    assert index_file(gallery) != before
+    assert not (gallery.path / before).exists()
+    assert gallery.info()["indexed"] == 600
+    check(gallery, [i for i in range(1, 601) if i not in range(3, 40, 5)])
+
+
+def test_an_index_that_has_doubled_is_built_anew(gallery: Gallery) -> None:
+    remove(gallery, range(1, 60))  # 441 are left: 900 − 59 is less than twice 500
+    put(gallery, 500, 620)
+    assert gallery.settings["plan"]["rows"] == 500
+    upkeep_rows = gallery.settings["plan"]
+    assert upkeep_rows["recall"] is not None
+    with gallery.writer() as writer:
+        with writer._commit(plan={**upkeep_rows, "rows": 250}):
+            pass
+        writer.refresh_index()
+    assert gallery.settings["plan"]["rows"] == 561
+    check(gallery, list(range(60, 621)))
+
+
+def test_an_index_of_which_much_is_gone_is_built_anew(gallery: Gallery) -> None:
+    before = index_file(gallery)
+    remove(gallery, range(1, 101))  # a fifth: may stay
+    assert index_file(gallery) == before
+    remove(gallery, range(101, 102))
+    assert index_file(gallery) != before
+    assert gallery.info()["indexed"] == 399
+    check(gallery, list(range(102, 501)))
+
+
+def test_held_out_vectors_end_up_in_the_index(gallery: Gallery) -> None:
+    ids = gallery.snapshot.indexed_ids
+    assert sorted(ids.tolist()) == list(range(1, 501))
+    assert ids.tolist() != sorted(ids.tolist())
+    assert gallery.search(VECTORS[:500], 1).ids[:, 0].tolist() == list(range(1, 501))
+
+
+def test_nothing_is_written_where_all_is_removed(gallery: Gallery) -> None:
+    remove(gallery, range(1, 501))
+    assert gallery.search(VECTORS[:1], 3).ids.tolist() == [[-1, -1, -1]]
+    put(gallery, 600, 700)
+    assert gallery.search(VECTORS[600:601], 1).distances[0, 0] == 0
+
+
+@pytest.mark.parametrize("key", ["IVF8,Flat", "IVF8,SQ8", "IVF8,RaBitQ", "IVF8,PQ3x4fs", "HNSW16"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_the_first_of_many_are_the_answer_for_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, metric: str
+) -> None:
+    monkeypatch.setattr("index.gallery.EXACT_BELOW_ROWS", 0)
+    made = make_gallery(tmp_path / "g.gallery", dim=6, index_key=key, metric=metric)
+    put(made, 0, 700)
+    remove(made, range(1, 60, 3))
+    queries = RNG.normal(size=(40, 6)).astype(np.float32)
+    most = made.search(queries, 15)
+    for k in (1, 5, 10):
+        fewer = made.search(queries, k)
+        assert np.array_equal(fewer.ids, most.ids[:, :k])
+        assert np.array_equal(fewer.distances, most.distances[:, :k])
+    one = made.search(queries[7:8], 15)
+    assert np.array_equal(one.ids[0], most.ids[7])
+    wanted = made.search(queries, 15, where="label in (a, b)")
+    labels = {i: item.label for i, item in made.items(wanted.ids).items()}
+    assert (wanted.ids >= 0).all()
+    assert set(labels.values()) == {"a", "b"}
+
+
+def test_a_graph_of_equal_vectors_answers_in_the_order_of_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.gallery.EXACT_BELOW_ROWS", 0)
+    made = make_gallery(tmp_path / "g.gallery", dim=6, index_key="HNSW16")
+    vectors = np.concatenate([np.zeros((600, 6), np.float32), VECTORS[:100]])
+    with made.writer() as writer:
+        writer.add(vectors, new_items(0, 700))
+        writer.refresh_index()
+    found = made.search(np.zeros((1, 6), np.float32), 10)
+    assert found.ids[0].tolist() == list(range(1, 11))
+
+
+def test_a_flipped_bit_in_the_index_is_seen_before_it_is_searched(gallery: Gallery) -> None:
+    file = gallery.path / index_file(gallery)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    opened = Gallery.open(gallery.path)
+    found = opened.search(VECTORS[:20], 3)
+    assert np.array_equal(found.ids, opened.search(VECTORS[:20], 3, exact=True).ids)
+    assert "has changed" in opened.notes[0]
+    with opened.writer() as writer:
+        writer.refresh_index()
+    assert opened.notes == ()
+    assert opened.info()["indexed"] == 500
+
+
+def test_a_reader_keeps_the_index_that_it_opened(gallery: Gallery) -> None:
+    reader = Gallery.open(gallery.path)
+    put(gallery, 500, 600)  # takes the file away
+    assert reader.search(VECTORS[:20], 1).ids[:, 0].tolist() == list(range(1, 21))
+    assert reader.notes == ()
+
+
+def test_faiss_warnings_that_the_code_relies_on() -> None:
+    """Were one of these to change, the code around it may be simplified."""
+    lists = faiss.index_factory(6, "IVF8,Flat")
+    assert lists.nprobe == 1  # far too little: efforts are always given
+    index = faiss.index_factory(6, "HNSW8")
+    index.add(VECTORS[:50])
+    with pytest.raises(RuntimeError):
+        index.remove_ids(np.array([1]))
