@@ -6,26 +6,42 @@ comparison  = (= | != | <> | < | <= | > | >=) value | [not] like value | [not] i
               | is [not] null
 value       = 'quoted' | "quoted" | number | word
 
-Columns are id, path, label, size and any metadata column; metadata names may be quoted with `…`.
-What a person types never reaches SQLite as SQL: names are looked up, values become parameters.
+Columns are id, path, label, size, modified and any metadata column. A name in `…` is that of a metadata
+column first. Metadata compare as numbers where the value is a number (texts that are not numbers never
+match then), else as text. ``modified``, when the file was last changed, compares with dates: see
+``index.dates``. What a person types never reaches SQLite as SQL: names are looked up, values become
+parameters.
 """
 
+import dataclasses
 import re
 from collections.abc import Collection
 from typing import Any
 
+from index.dates import Span, span_of
 from index.errors import FilterError
 
-OWN_COLUMNS = ("id", "path", "label", "size")
+OWN_COLUMNS = ("id", "path", "label", "size", "modified")
+TEXT_COLUMNS = ("path", "label")
 TOKEN = re.compile(
     r"""\s*(?:(?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<name>`[^`]+`)
-    |(?P<number>[-+]?\d+(?:\.\d+)?(?![\w.]))|(?P<operator><=|>=|!=|<>|[=<>(),])
+    |(?P<number>[-+]?\d+(?:\.\d+)?(?![\w.:+-]))|(?P<operator><=|>=|!=|<>|[=<>(),])
     |(?P<word>[^\s'"`<>=!(),]+))""",
     re.VERBOSE,
 )
 MAX_DEPTH, MAX_COMPARISONS, MAX_VALUES = 50, 300, 10_000
 """More than this SQLite, or Python's stack, would refuse less politely."""
 COMPARISONS = ("=", "!=", "<>", "<", "<=", ">", ">=")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    name: str
+    own: bool
+
+    @property
+    def is_time(self) -> bool:
+        return self.own and self.name == "modified"
 
 
 def parse_filter(text: str, metadata_columns: Collection[str]) -> tuple[str, list[Any]]:
@@ -113,66 +129,128 @@ class _Parser:
 
     def comparison(self) -> str:
         self.comparisons += 1
-        if self.comparisons > MAX_COMPARISONS:
-            raise FilterError(
-                f"--where has more than {MAX_COMPARISONS} comparisons; column in (…) takes many values"
-            )
+        self.check_comparisons()
         column = self.column()
         token = self.peek()
         if token and token[1] in COMPARISONS:
             self.position += 1
-            return f"{column} {token[1]} {self.value()}"
+            return self.compared(column, token[1], self.value(column))
         if self.take_word("is"):
             null = "NOT NULL" if self.take_word("not") else "NULL"
             if not self.take_word("null"):
                 raise self.error("null")
-            return f"{column} IS {null}"
+            return f"{self.text_of(column)} IS {null}"
         negated = "NOT " if self.take_word("not") else ""
         if self.take_word("like"):
-            return f"{column} {negated}LIKE {self.value()}"
+            if column.is_time:
+                raise FilterError(
+                    "--where: modified is a time; compare it with =, <, > … and a date"
+                )
+            return f"{self.text_of(column)} {negated}LIKE {self.parameter(self.value(column))}"
         if self.take_word("in"):
-            return f"{column} {negated}IN ({self.values()})"
+            return f"{negated}{self.listed(column, self.values(column))}"
         raise self.error("=, !=, <, <=, >, >=, like, in, or is")
 
-    def column(self) -> str:
+    def check_comparisons(self) -> None:
+        if self.comparisons > MAX_COMPARISONS:
+            raise FilterError(
+                f"--where has more than {MAX_COMPARISONS} comparisons; column in (…) takes many values"
+            )
+
+    def column(self) -> _Column:
         token = self.peek()
         if token is None or token[0] not in ("word", "name"):
             raise self.error("the name of a column")
         name = token[1].strip("`")
-        if name in OWN_COLUMNS:
-            self.position += 1
-            return name
-        if name in self.metadata_columns:
-            self.position += 1
-            self.parameters.append('$."' + name.replace('"', '\\"') + '"')
-            return "json_extract(metadata, ?)"
-        there = ", ".join([*OWN_COLUMNS, *sorted(self.metadata_columns)])
-        raise FilterError(f"--where names a column {name!r}; this gallery has: {there}")
+        own, other = name in OWN_COLUMNS, name in self.metadata_columns
+        if not (own or other):
+            there = ", ".join([*OWN_COLUMNS, *sorted(self.metadata_columns)])
+            raise FilterError(f"--where names a column {name!r}; this gallery has: {there}")
+        self.position += 1
+        return _Column(name, own and not (other and token[0] == "name"))
 
-    def value(self) -> str:
+    def compared(self, column: _Column, sign: str, value: Any) -> str:
+        """``column sign value`` as SQL."""
+        if isinstance(value, Span):
+            return self.compared_time(sign, value)
+        if isinstance(value, str) or column.own:
+            left = self.text_of(column)
+            return f"{left} {sign} {self.parameter(value)}"
+        left = self.number_of(column)
+        return f"{left} {sign} {self.parameter(value)}"
+
+    def compared_time(self, sign: str, span: Span) -> str:
+        """A date is all the time that it names: = within it, < before it, <= before its end."""
+        if sign in ("=", "!=", "<>"):
+            start, end = self.parameter(span.start), self.parameter(span.end)
+            inside = f"mtime_ns >= {start} AND mtime_ns < {end}"
+            return f"({inside})" if sign == "=" else f"NOT ({inside})"
+        bound = span.end if sign in ("<=", ">") else span.start
+        return f"mtime_ns {'<' if sign in ('<', '<=') else '>='} {self.parameter(bound)}"
+
+    def listed(self, column: _Column, values: list[Any]) -> str:
+        """``column IN (values)`` as SQL."""
+        if column.is_time:
+            self.comparisons += len(values)
+            self.check_comparisons()
+            return f"({' OR '.join(self.compared_time('=', value) for value in values)})"
+        as_text = [v for v in values if isinstance(v, str) or column.own]
+        as_number = [v for v in values if not (isinstance(v, str) or column.own)]
+        parts = []
+        for group, left in ((as_text, self.text_of), (as_number, self.number_of)):
+            if group:
+                name = left(column)
+                parts.append(f"{name} IN ({', '.join(self.parameter(v) for v in group)})")
+        return f"({' OR '.join(parts)})"
+
+    def text_of(self, column: _Column) -> str:
+        """The column as it is compared with texts; own columns as they are."""
+        if column.own:
+            return "mtime_ns" if column.is_time else column.name
+        return f"CAST({self.extract(column)} AS TEXT)"
+
+    def extract(self, column: _Column) -> str:
+        path = '$."' + column.name.replace('"', '\\"') + '"'
+        return f"json_extract(metadata, {self.parameter(path)})"
+
+    def number_of(self, column: _Column) -> str:
+        """A metadata column as a number, NULL where it is none: from CSV files all of it is text.
+
+        Beside an operand of NUMERIC affinity SQLite turns texts that are numbers, and no others, into
+        numbers.
+        """
+        first, second, third = (self.extract(column) for _ in range(3))
+        return f"CASE WHEN {first} = CAST({second} AS NUMERIC) THEN CAST({third} AS NUMERIC) END"
+
+    def parameter(self, value: Any) -> str:
+        self.parameters.append(value)
+        return "?"
+
+    def value(self, column: _Column) -> Any:
+        """The next token as what it is compared as: a text, a number or a span of time."""
         token = self.peek()
         if token is None or token[0] not in ("string", "number", "word"):
             raise self.error("a value")
         self.position += 1
         kind, text = token
         if kind == "string":
-            self.parameters.append(text[1:-1].replace(text[0] * 2, text[0]))
-        elif kind == "number":
-            self.parameters.append(float(text) if "." in text else int(text))
-        else:
-            self.parameters.append(text)
-        return "?"
+            text = text[1:-1].replace(text[0] * 2, text[0])
+        if column.is_time:
+            return span_of(text)
+        if kind == "number" and not (column.own and column.name in TEXT_COLUMNS):
+            return float(text) if "." in text else int(text)
+        return text
 
-    def values(self) -> str:
+    def values(self, column: _Column) -> list[Any]:
         if not self.take_word("("):
             raise self.error("(")
-        values = [self.value()]
+        values = [self.value(column)]
         while self.take_word(","):
-            values.append(self.value())
+            values.append(self.value(column))
         if not self.take_word(")"):
             raise self.error(", or )")
         if len(values) > MAX_VALUES:
             raise FilterError(
                 f"--where lists {len(values)} values; at most {MAX_VALUES} are possible"
             )
-        return ", ".join(values)
+        return values

@@ -31,6 +31,7 @@ from index.items import Item
 from index.neighbors import Neighbors, prepare
 from index.planner import Limits
 from index.snapshot import load_snapshot
+from index.within import Within, within
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,29 @@ class Gallery:
             answer.distances[unsettled] = exactly.distances
         return answer
 
+    def within(
+        self,
+        queries: np.ndarray,
+        distance: float,
+        *,
+        where: str | None = None,
+        limit: int | None = None,
+        own_ids: np.ndarray | None = None,
+    ) -> list[Within]:
+        """All items at most ``distance`` from each query float32 (Q,D); the ``limit`` nearest of them.
+
+        Exact: every vector is compared, whatever the index. A query does not find the item whose id
+        stands in ``own_ids`` int64 (Q,). Raises VectorError for bad queries, a bad distance or limit,
+        FilterError for an expression that is not understood.
+        """
+        queries = prepare(queries, self.dim, self.metric, "queries")
+        allowed = None if where is None else store.matching_ids(self.db, where)
+
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            return self.snapshot.blocks(allowed, after=-1)
+
+        return within(queries, distance, blocks, self.metric, limit=limit, own_ids=own_ids)
+
     def items(self, ids: Sequence[int] | np.ndarray) -> dict[int, Item]:
         """Id → item, of those that are in the gallery."""
         return store.items_of_ids(self.db, [int(i) for i in np.asarray(ids).ravel() if i >= 0])
@@ -180,6 +204,14 @@ class Gallery:
     def failures(self) -> list[tuple[str, str]]:
         """Path, as stored, and reason of each picture that was left out, by path."""
         return store.failures(self.db)
+
+    def same_content(self) -> Iterator[np.ndarray]:
+        """Ids int64, ascending, of the items of each file content that more than one of them has."""
+        return store.same_content(self.db)
+
+    def label_codes(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Ids int64 (n,), ascending, of the items with a label; which one, int32 (n,); all labels."""
+        return store.label_codes(self.db)
 
     def all_items(self) -> Iterator[Item]:
         """All items, by id."""

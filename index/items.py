@@ -179,6 +179,31 @@ def matching_ids(db: Database, where: str) -> np.ndarray:
     return np.fromiter((row[0] for row in found), np.int64)
 
 
+def same_content(db: Database) -> Iterator[np.ndarray]:
+    """Ids int64, ascending, of the items of each file content that more than one of them has."""
+    rows = db.execute(
+        "SELECT group_concat(id) FROM items WHERE content_hash != '' GROUP BY content_hash "
+        "HAVING count(*) > 1"
+    )
+    for (ids,) in rows:
+        yield np.sort(np.fromiter(map(int, ids.split(",")), np.int64))
+
+
+def label_codes(db: Database) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Of the items that have a label: ids int64 (n,), ascending; their labels as positions in a list.
+
+    Codes are int32 (n,); the list of labels is sorted.
+    """
+    names = [row[0] for row in db.execute("SELECT DISTINCT label FROM items WHERE label NOT NULL")]
+    names.sort(key=lambda name: str(decode(name)))
+    places = {name: place for place, name in enumerate(names)}
+    rows = db.execute("SELECT id, label FROM items WHERE label NOT NULL ORDER BY id")
+    pairs = np.fromiter(
+        ((item_id, places[label]) for item_id, label in rows), np.dtype((np.int64, 2))
+    )
+    return pairs[:, 0], pairs[:, 1].astype(np.int32), [decode(name) for name in names]
+
+
 def _chunks(values: Sequence[int]) -> Iterator[list[int]]:
     values = [int(value) for value in values]
     for start in range(0, len(values), CHUNK):

@@ -188,6 +188,11 @@ class GalleryWriter:
             with self._commit():
                 store.update_items(self.db, items)
 
+    def note(self, **settings: object) -> None:
+        """Keep settings with the gallery, such as a calibrated distance; values are JSON."""
+        with self._commit(**settings):
+            pass
+
     def record_failures(self, failures: Iterable[tuple[str, str]]) -> None:
         """Note pictures that were left out: (path, reason). An item of that path dies."""
         failures = list(failures)

@@ -68,7 +68,7 @@ def run_demo(
     report = protocols.evaluate_gallery(gallery.path, pictures / "test")
     queries = _one_of_each(pictures / "test")
     answers, _ = Searcher.open(gallery.path).query_files(queries, k=8)
-    rows = [sheet_row(answer, answer.photo.parent.name) for answer in answers]
+    rows = [sheet_row(a, photo.parent.name) for a, photo in zip(answers, queries, strict=True)]
     sheet, page = folder / "answers.png", folder / "answers.html"
     write_picture(contact_sheet(rows), sheet)
     write_atomically(page, html_gallery(rows, "Handwritten digits").encode())

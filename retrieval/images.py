@@ -38,6 +38,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 Source = Path | str | bytes | BinaryIO
+Box = tuple[int, int, int, int]
+"""Left, top, width and height of a part of a picture, in pixels of the upright picture."""
 
 
 def find_images(sources: Iterable[Path | str]) -> list[Path]:
@@ -70,20 +72,21 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(place) / name
 
 
-def read_image(source: Source, size: int | None = None) -> np.ndarray:
+def read_image(source: Source, size: int | None = None, box: Box | None = None) -> np.ndarray:
     """The picture upright: RGB uint8 (H,W,3), or (size,size,3) where ``size`` is given.
 
-    With ``size`` the centre square is cut out and scaled (bilinear, antialiased); large JPEGs are
-    decoded at a fraction of their size on the way. Transparent parts become white, the first frame
-    stands for an animation, embedded colour profiles are converted to sRGB, and depths beyond 8 bits
-    are scaled to 8. Raises ImageError with the reason for whatever is not such a picture.
+    With ``box`` that part alone, as if it were the picture. With ``size`` the centre square is cut out
+    and scaled (bilinear, antialiased); large JPEGs are decoded at a fraction of their size on the way.
+    Transparent parts become white, the first frame stands for an animation, embedded colour profiles
+    are converted to sRGB, and depths beyond 8 bits are scaled to 8. Raises ImageError with the reason
+    for whatever is not such a picture, and for a box that does not lie within it.
     """
     if isinstance(source, Path | str):
         _check_file(Path(source))
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(stream, formats=_formats()) as image:
-            return _decode(image, size)
+            return _decode(image, size, box)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
@@ -166,7 +169,7 @@ def _reason(error: Exception, source: Source) -> str:
     return f"damaged: {' '.join(str(error).split())[:120] or type(error).__name__}"
 
 
-def _decode(image: Image.Image, size: int | None) -> np.ndarray:
+def _decode(image: Image.Image, size: int | None, box: Box | None) -> np.ndarray:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -175,10 +178,12 @@ def _decode(image: Image.Image, size: int | None) -> np.ndarray:
         )
     if width * height == 0:
         raise ImageError(f"it has no pixels ({width}×{height})")
-    if size is not None:
+    if size is not None and box is None:
         image.draft("RGB", (size, size))  # a JPEG at 1/2, 1/4 or 1/8, never below the size asked
     image.load()
     image = _to_rgb(ImageOps.exif_transpose(image))
+    if box is not None:
+        image = _cut_out(image, box)
     if size is not None and image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -186,6 +191,18 @@ def _decode(image: Image.Image, size: int | None) -> np.ndarray:
         image = image.crop((left, top, left + side, top + side))
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.array(image)
+
+
+def _cut_out(image: Image.Image, box: Box) -> Image.Image:
+    left, top, width, height = box
+    shown = f"the box {left},{top},{width},{height} (left, top, width, height)"
+    if width < 1 or height < 1:
+        raise ImageError(f"{shown} is empty; width and height must be at least 1")
+    if left < 0 or top < 0 or left + width > image.width or top + height > image.height:
+        raise ImageError(
+            f"{shown} reaches out of the picture, which is {image.width}×{image.height} upright"
+        )
+    return image.crop((left, top, left + width, top + height))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

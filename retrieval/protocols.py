@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from index.gallery import Gallery
+from retrieval.calibration import LabelledQueries
 from retrieval.checkpoint import load_embedder
 from retrieval.datasets import LabeledImages, load_dataset
 from retrieval.embedder import embed_images
@@ -67,12 +68,24 @@ def evaluate_gallery(
             vectors, labels, vectors, labels, query_ids=ids, gallery_ids=ids,
             distance=gallery.metric, **options,
         )  # fmt: skip
-    embedder = load_embedder(path / "model").to(device or torch.device("cpu"))
-    asked = load_dataset(str(queries), image_size=embedder.spec.image_size, split="test")
+    asked = labelled_queries(gallery, queries, device)
     return evaluate_retrieval(
-        embed_images(embedder, asked.images), _names(asked), vectors, labels,
-        query_ids=_ids_of(gallery, asked), gallery_ids=ids, distance=gallery.metric, **options,
+        asked.vectors, asked.labels, vectors, labels,
+        query_ids=asked.ids, gallery_ids=ids, distance=gallery.metric, **options,
     )  # fmt: skip
+
+
+def labelled_queries(
+    gallery: Gallery, queries: Path, device: torch.device | None = None
+) -> LabelledQueries:
+    """A folder of class folders, or a CSV file, embedded by the gallery's own model.
+
+    Raises DataError where it has no labels.
+    """
+    embedder = load_embedder(gallery.path / "model").to(device or torch.device("cpu"))
+    asked = load_dataset(str(queries), image_size=embedder.spec.image_size, split="test")
+    names = _names(asked)
+    return LabelledQueries(embed_images(embedder, asked.images), names, _ids_of(gallery, asked))
 
 
 def _ids_of(gallery: Gallery, data: LabeledImages) -> np.ndarray:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ GAP = 12
 CAPTION = 20
 INK, PAPER, LINE = "#1d2330", "#ffffff", "#d5dae3"
 GOOD, BAD = "#1a9c5b", "#d64545"
+GREY = np.full((TILE, TILE, 3), 200, np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,19 @@ def fit_picture(picture: np.ndarray, side: int) -> Image.Image:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
+
+
+def mosaic(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Several pictures uint8 (H,W,3) as one, in a square grid; one as it is, none as a grey square."""
+    if len(pictures) <= 1:
+        return pictures[0] if pictures else GREY
+    columns = math.ceil(math.sqrt(len(pictures)))
+    side = max(TILE // columns, 1)
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), PAPER)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        sheet.paste(fit_picture(picture, side), (column * side, row * side))
+    return np.array(sheet)
 
 
 def picture_grid(pictures: np.ndarray, columns: int) -> Image.Image:

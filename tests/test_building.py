@@ -78,9 +78,9 @@ def test_each_picture_finds_itself_first(tmp_path: Path, model: Path, pictures: 
     assert unreadable == []
     for answer in answers:
         assert [hit.rank for hit in answer.hits] == [1, 2, 3]
-        assert answer.hits[0].path.samefile(answer.photo)
+        assert answer.hits[0].path.samefile(answer.photos[0])
         assert answer.hits[0].distance < 1e-3
-        assert answer.hits[0].label == answer.photo.parent.name
+        assert answer.hits[0].label == answer.photos[0].parent.name
         distances = [hit.distance for hit in answer.hits]
         assert distances == sorted(distances)
 
@@ -122,7 +122,7 @@ def test_bad_pictures_are_noted_or_fatal(tmp_path: Path, model: Path) -> None:
     assert (again.added, again.unchanged, again.failed) == (0, summary.added, len(bad))
     readable = [p.path for p in nasty if p.reason is None]
     answers, unreadable = Searcher.open(gallery.path).query_files([p.path for p in nasty], 1)
-    assert [a.photo for a in answers] == readable
+    assert [a.photos[0] for a in answers] == readable
     assert len(unreadable) == len(bad)
     assert np.mean([a.hits[0].distance < 1e-3 for a in answers]) == 1.0
     with pytest.raises(ImageError, match="nasty"):

@@ -1,7 +1,10 @@
+import datetime
 import sqlite3
+import time
 
 import pytest
 
+from index.dates import Span, span_of
 from index.errors import FilterError
 from index.filters import parse_filter
 
@@ -12,6 +15,151 @@ ROWS = [
     (4, "d.jpg", None, 40, "{}"),
     (5, "e.jpg", "big dog", 50, '{"year": "n/a"}'),
 ]
+CSV_ROWS = [  # from a CSV file all metadata are text
+    (1, '{"year": "1999", "price": "9.50", "taken": "2024-04-30"}'),
+    (2, '{"year": "2021", "price": "10", "taken": "2024-05-01"}'),
+    (3, '{"year": "007", "price": "", "taken": "2024-05-02"}'),
+    (4, '{"year": "n/a", "price": "1e3"}'),
+    (5, '{"year": 2021, "price": -1.5}'),
+    (6, "{}"),
+]
+
+
+@pytest.fixture
+def table() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:")
+    db.execute("CREATE TABLE items (id INTEGER, path TEXT, label TEXT, size INTEGER,"
+               " mtime_ns INTEGER, metadata TEXT)")  # fmt: skip
+    return db
+
+
+def ids_where(db: sqlite3.Connection, text: str, columns: set[str]) -> list[int]:
+    condition, parameters = parse_filter(text, columns)
+    found = db.execute(f"SELECT id FROM items WHERE {condition} ORDER BY id", parameters)
+    return [row[0] for row in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("year >= 2000", [2, 5]),
+        ("year < 2000", [1, 3]),
+        ("year = 7", [3]),
+        ("year = '007'", [3]),
+        ("year = '7'", []),
+        ("year = 2021", [2, 5]),
+        ("year = '2021'", [2, 5]),
+        ("year = 2021.0", [2, 5]),
+        ("year != 2021", [1, 3]),
+        ("not year >= 2000", [1, 3]),
+        ("year in (2021, 7)", [2, 3, 5]),
+        ("year in ('n/a', 1999)", [1, 4]),
+        ("year not in (2021)", [1, 3]),
+        ("year is null", [6]),
+        ("year like '20%'", [2, 5]),
+        ("price > 9.5", [2, 4]),
+        ("price <= 9.5", [1, 5]),
+        ("price = 0", []),
+        ("taken >= 2024-05-01", [2, 3]),
+        ("taken = '2024-05-01'", [2]),
+    ],
+)
+def test_metadata_compare_as_numbers_with_numbers_and_as_text_with_text(
+    table: sqlite3.Connection, text: str, expected: list[int]
+) -> None:
+    rows = [(i, "p", None, 0, 0, metadata) for i, metadata in CSV_ROWS]
+    table.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows)
+    assert ids_where(table, text, {"year", "price", "taken"}) == expected
+
+
+def test_labels_that_look_like_numbers_are_text(table: sqlite3.Connection) -> None:
+    rows = [(i, f"{i}.png", label, 0, 0, "{}") for i, label in enumerate(("7", "007", "1.50"))]
+    table.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows)
+    for text, expected in {
+        "label = 7": [0], "label = 007": [1], "label = 1.50": [2], "label in (7, 007)": [0, 1],
+    }.items():  # fmt: skip
+        assert ids_where(table, text, set()) == expected
+
+
+def ns(text: str) -> int:
+    return int(datetime.datetime.fromisoformat(text).timestamp()) * 10**9
+
+
+MOMENTS = [
+    "2023-12-31 23:59:59", "2024-01-01 00:00:00", "2024-02-29 12:00:00", "2024-05-01 00:00:00",
+    "2024-05-01 23:59:59", "2024-05-02 00:00:00", "2024-12-31 23:59:59", "2025-01-01 00:00:00",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("modified = 2024", [1, 2, 3, 4, 5, 6]),
+        ("modified != 2024", [0, 7]),
+        ("modified = 2024-05", [3, 4, 5]),
+        ("modified = 2024-05-01", [3, 4]),
+        ("modified = '2024-05-01'", [3, 4]),
+        ("modified < 2024-05-01", [0, 1, 2]),
+        ("modified <= 2024-05-01", [0, 1, 2, 3, 4]),
+        ("modified > 2024-05-01", [5, 6, 7]),
+        ("modified >= 2024-05-01", [3, 4, 5, 6, 7]),
+        ("modified = 2024-02", [2]),
+        ("modified = 2024-12", [6]),
+        ("modified = '2024-05-01 00:00'", [3]),
+        ("modified = 2024-05-01T23:59:59", [4]),
+        ("modified < 2024-05-01T23:59:59", [0, 1, 2, 3]),
+        ("modified in (2023, 2024-05-01, 2025-01)", [0, 3, 4, 7]),
+        ("modified not in (2024)", [0, 7]),
+        ("not (modified < 2024 or modified > 2024)", [1, 2, 3, 4, 5, 6]),
+        ("modified is null", []),
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_dates_name_spans_of_local_time(
+    table: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, zone: str, text: str,
+    expected: list[int],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        rows = [(i, "p", None, 0, ns(m) + 999, "{}") for i, m in enumerate(MOMENTS)]
+        table.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows)
+        assert ids_where(table, text, set()) == expected
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_time_with_a_zone_is_the_same_everywhere() -> None:
+    start = 1_714_521_600 * 10**9  # 2024-05-01T00:00:00Z
+    assert span_of("2024-05-01T00:00Z") == Span(start, start + 60 * 10**9)
+    assert span_of("2024-05-01T02:00:00+02:00") == Span(start, start + 10**9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["yesterday", "2024-13", "2024-02-30", "2024-5-1", "05/01/2024", "24", "2024-05-01T24:00",
+     "2024-05-01T12", "9999", "", "2024-05-01T12:00+99:00"],
+)  # fmt: skip
+def test_what_is_no_date_is_refused(text: str) -> None:
+    with pytest.raises(FilterError, match="modified"):
+        parse_filter(f"modified >= '{text}'", set())
+
+
+def test_modified_cannot_be_compared_with_patterns() -> None:
+    with pytest.raises(FilterError, match="modified is a time"):
+        parse_filter("modified like '2024%'", set())
+    with pytest.raises(FilterError, match="300 comparisons"):
+        parse_filter("modified in (" + ", ".join(["2024"] * 301) + ")", set())
+
+
+def test_quoted_names_are_those_of_metadata_first(table: sqlite3.Connection) -> None:
+    row = (1, "p", "x", 5, ns("2024-05-01"), '{"modified": "by Ann", "size": "large"}')
+    table.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", row)
+    columns = {"modified", "size"}
+    assert ids_where(table, "`modified` = 'by Ann' and modified = 2024-05-01", columns) == [1]
+    assert ids_where(table, "`size` = large and size = 5", columns) == [1]
+    assert ids_where(table, "`label` = x", columns) == [1]
 
 
 @pytest.mark.parametrize(
@@ -91,5 +239,5 @@ def test_long_filters_work() -> None:
 
 
 def test_an_unknown_column_names_those_there_are() -> None:
-    with pytest.raises(FilterError, match=r"'colour'.*id, path, label, size, year"):
+    with pytest.raises(FilterError, match=r"'colour'.*id, path, label, size, modified, year"):
         parse_filter("colour = red", {"year"})

@@ -11,7 +11,18 @@ import click
 
 from index.errors import GalleryError
 from retrieval import __version__
-from retrieval.cli import demo, evaluate, gallery, models, query, train, tune, upkeep
+from retrieval.cli import (
+    calibrate,
+    demo,
+    duplicates,
+    evaluate,
+    gallery,
+    models,
+    query,
+    train,
+    tune,
+    upkeep,
+)
 from retrieval.errors import RetrievalError
 
 
@@ -57,6 +68,9 @@ for command in (
     train.train_embed,
     gallery.build_index,
     query.query,
+    query.range_,
+    duplicates.duplicates,
+    calibrate.calibrate,
     evaluate.evaluate,
     gallery.add,
     gallery.sync,

@@ -3,16 +3,20 @@
 import dataclasses
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from retrieval import models
 from retrieval.errors import ConfigError
 
+if TYPE_CHECKING:
+    from index.gallery import Gallery
+
 Command = Callable[..., Any]
+CALIBRATED = "calibrated"
 
 device_option = click.option(
     "--device",
@@ -47,8 +51,8 @@ wait_option = click.option(
 )
 where_option = click.option(
     "--where",
-    help="Only pictures of which this holds, such as: label = cat, or "
-    "path like '%2024%' and label in (cat, dog).",
+    help="Only pictures of which this holds, such as: label = cat, "
+    "path like '%2024%' and label in (cat, dog), or modified >= 2024-05-01.",
 )
 
 
@@ -64,6 +68,41 @@ class Numbers(click.ParamType):
             return tuple(float(part) for part in str(value).split(",") if part.strip())
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers such as 0,90,180", param, ctx)
+
+
+class Distance(click.ParamType):
+    """A distance, or the word calibrated for the one that ``retrieval calibrate`` has found."""
+
+    name = "distance|calibrated"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
+        if isinstance(value, float) or value == CALIBRATED:
+            return value
+        try:
+            distance = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor the word {CALIBRATED}", param, ctx)
+        if not 0 <= distance < float("inf"):
+            self.fail(f"{value} is no distance; give a number from 0 up", param, ctx)
+        return distance
+
+
+def find_distance(gallery: "Gallery", value: float | str) -> float:
+    """The distance meant, of which people are told where it was calibrated.
+
+    Raises ConfigError where the gallery has no calibrated distance.
+    """
+    if value != CALIBRATED:
+        return float(value)
+    calibration = gallery.settings.get("calibration")
+    if calibration is None:
+        raise ConfigError(
+            f"{gallery.path} has no calibrated distance; find one by: retrieval calibrate --gallery "
+            f"{gallery.path}, or give a number"
+        )
+    distance = float(calibration["distance"])
+    say(f"Calibrated distance: {distance:g} (precision {calibration['target']:g})")
+    return distance
 
 
 def config_options(*kinds: type) -> Callable[[Command], Command]:
@@ -127,6 +166,21 @@ def find_gallery(path: Path | None) -> Path:
 def print_json(value: Any) -> None:
     """``value`` on stdout, indented; bytes that are not UTF-8 in file names as escapes."""
     click.echo(json.dumps(value, indent=2))
+
+
+def print_json_list(values: Iterable[Any]) -> None:
+    """A list on stdout, each value as soon as it is there; cut short by an error it is still a list."""
+    started = False
+    try:
+        for value in values:
+            text = json.dumps(value, indent=2).replace("\n", "\n  ")
+            click.echo(f"{',' if started else '['}\n  {text}", nl=False)
+            started = True
+    except BaseException:
+        if started:
+            click.echo("\n]")
+        raise
+    click.echo("\n]" if started else "[]")
 
 
 def say(text: str) -> None:
