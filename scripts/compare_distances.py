@@ -90,20 +90,20 @@ def plot(results: dict[str, list[Interval]], out: Path) -> None:
 @click.option("--out", default="distances.png", show_default=True, type=click.Path(path_type=Path))
 def main(seeds: int, dims: str, out: Path) -> None:
     click.echo("Contrast of made-up vectors (mean of seeds, 95 % interval)")
-    click.echo(f"{'dimensions':>10}" + "".join(f"{d:>24}" for d in DISTANCES))
+    click.echo(f"{'dimensions':>10}" + "".join(f"{d:>30}" for d in DISTANCES))
     results: dict[str, list[Interval]] = {d: [] for d in DISTANCES}
     for dimension in DIMENSIONS:
         for distance in DISTANCES:
             values = [contrast(*made_up(dimension, seed), distance) for seed in range(seeds)]
             results[distance].append(interval(values))
-        click.echo(f"{dimension:>10}" + "".join(f"{results[d][-1]!s:>24}" for d in DISTANCES))
+        click.echo(f"{dimension:>10}" + "".join(f"{results[d][-1]!s:>30}" for d in DISTANCES))
     plot(results, out)
     click.echo("\nDigits, learnt and searched by each distance (mean of seeds, 95 % interval)")
-    click.echo(f"{'distance':>10}{'dimensions':>12}{'recall@1':>24}{'mAP':>24}{'contrast':>24}")
+    click.echo(f"{'distance':>10}{'dimensions':>12}{'recall@1':>30}{'mAP':>30}{'contrast':>30}")
     for dimension in map(int, dims.split(",")):
         for distance in DISTANCES:
             runs = [trained(distance, dimension, seed) for seed in range(seeds)]
-            columns = "".join(f"{interval(list(v))!s:>24}" for v in zip(*runs, strict=True))
+            columns = "".join(f"{interval(list(v))!s:>30}" for v in zip(*runs, strict=True))
             click.echo(f"{distance:>10}{dimension:>12}{columns}")
 
 
