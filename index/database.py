@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from index.atomic import sync_folder, write_atomically
+from index.descriptors import hold, read_blocks
 from index.errors import DamagedGallery, GalleryError, GalleryLocked, NotAGallery
 
 DATABASE = "gallery.sqlite"
 SEAL = "gallery.seal"
 FORMAT_VERSION = 1
 BUSY_SECONDS = 30.0
-READ_BYTES = 1 << 20
 FETCH_ROWS = 1000
 
 SCHEMA = """
@@ -80,6 +80,12 @@ class Database(sqlite3.Connection):
     """A connection in autocommit mode whose failures are GalleryErrors."""
 
     file: Path
+    let_go: Callable[[], object]
+
+    def close(self) -> None:
+        """Close it, and only then the descriptor that keeps its locks."""
+        super().close()
+        self.let_go()
 
     def cursor(self, factory: Any = Cursor) -> Any:
         """A cursor whose failures are GalleryErrors."""
@@ -131,7 +137,7 @@ def connect(folder: Path, *, create: bool = False) -> Database:
     db = sqlite3.connect(
         location, timeout=BUSY_SECONDS, isolation_level=None, factory=Database, uri=True
     )
-    db.file = file
+    db.file, db.let_go = file, hold(file, db)
     db.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     if create:
         db.execute("PRAGMA journal_mode = WAL")
@@ -215,7 +221,6 @@ def _read_seal(folder: Path) -> tuple[int, int] | None:
 
 def _fingerprint(file: Path) -> tuple[int, int]:
     size = crc = 0
-    with file.open("rb") as stream:
-        while data := stream.read(READ_BYTES):
-            size, crc = size + len(data), zlib.crc32(data, crc)
+    for block in read_blocks(file):
+        size, crc = size + len(block), zlib.crc32(block, crc)
     return size, crc
