@@ -191,7 +191,8 @@ class Gallery:
 
     def items(self, ids: Sequence[int] | np.ndarray) -> dict[int, Item]:
         """Id → item, of those that are in the gallery."""
-        return store.items_of_ids(self.db, [int(i) for i in np.asarray(ids).ravel() if i >= 0])
+        possible = (int(i) for i in np.asarray(ids).ravel())
+        return store.items_of_ids(self.db, [i for i in possible if 0 <= i < 2**63])
 
     def items_of_paths(self, paths: Sequence[str]) -> dict[str, Item]:
         """Path, as stored → item, of those that are in the gallery."""

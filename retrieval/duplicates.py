@@ -84,15 +84,20 @@ def find_duplicates(
     ids = gallery.snapshot.living_ids() if where is None else gallery.matching(where)
     copies = [np.intersect1d(same, ids, assume_unique=True) for same in gallery.same_content()]
     found = close_groups(
-        ids, gallery.vectors, gallery.metric, distance,
+        ids, lambda some: _vectors(gallery, some), gallery.metric, distance,
         same=[same for same in copies if len(same) > 1], on_progress=on_progress,
     )  # fmt: skip
     groups = [_members(gallery, group) for group in found]
     return Duplicates(distance, gallery.metric, [group for group in groups if len(group) > 1])
 
 
+def _vectors(gallery: Gallery, ids: np.ndarray) -> np.ndarray:
+    """The vectors of ids; for cosine of length 1, which those kept in 16 bits are not exactly."""
+    return prepare(gallery.vectors(ids), gallery.dim, gallery.metric, "vectors")
+
+
 def _members(gallery: Gallery, ids: np.ndarray) -> list[Member]:
-    vectors = prepare(gallery.vectors(ids), gallery.dim, gallery.metric, "vectors")
+    vectors = _vectors(gallery, ids)
     first = np.broadcast_to(vectors[:1], vectors.shape)
     distances = pair_distances(vectors, first, gallery.metric)
     items = gallery.items(ids)
@@ -121,9 +126,8 @@ def default_distance(gallery: Gallery, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
     first = rng.integers(0, len(ids), SAMPLED_PAIRS)
     second = (first + rng.integers(1, len(ids), SAMPLED_PAIRS)) % len(ids)
-    typical = np.median(
-        pair_distances(gallery.vectors(ids[first]), gallery.vectors(ids[second]), gallery.metric)
-    )
+    pairs = _vectors(gallery, ids[first]), _vectors(gallery, ids[second])
+    typical = np.median(pair_distances(*pairs, gallery.metric))
     return float(typical) * (SHARE**2 if gallery.metric == "cosine" else SHARE)
 
 

@@ -48,16 +48,20 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Weighted:
-    """A photo of a mixture, with how much it counts."""
+    """A photo of a mixture, with how much it counts: a number above 0, else DataError is raised."""
 
     photo: Path
     weight: float
+
+    def __post_init__(self) -> None:
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise DataError(f"the weight of {self.photo} is {self.weight}; give a number above 0")
 
     @classmethod
     def parse(cls, text: str, default: float) -> "Weighted":
         """PHOTO or PHOTO:WEIGHT; a file whose whole name is ``text`` is that file.
 
-        Raises DataError for a weight that is not a positive number.
+        Raises DataError for a number that cannot be a weight.
         """
         photo, colon, number = text.rpartition(":")
         if not colon or Path(text).exists():
@@ -66,8 +70,6 @@ class Weighted:
             weight = float(number)
         except ValueError:
             return cls(Path(text), default)
-        if not (weight > 0 and math.isfinite(weight)):
-            raise DataError(f"the weight of {photo} is {number}; give a number above 0")
         return cls(Path(photo), weight)
 
 
@@ -131,7 +133,8 @@ def mixture(
             images.append(read_image(one.photo, embedder.spec.image_size))
         except ImageError as error:
             raise ImageError(f"{one.photo}: {error}") from error
-    weights = np.array([one.weight for one in like] + [-one.weight for one in unlike])
+    weights = np.array([one.weight for one in like] + [-one.weight for one in unlike], np.float64)
+    weights /= np.abs(weights).max()  # only their proportions count, and no sum overflows
     vectors = embed_images(embedder, np.stack(images)).astype(np.float64)
     mean = weights @ vectors / np.abs(weights).sum()
     length = float(np.linalg.norm(mean))
@@ -216,13 +219,12 @@ def vector_questions(gallery: Gallery, file: Path) -> tuple[Iterator[Question], 
 
 def _map_vectors(file: Path, dim: int) -> np.ndarray:
     try:
-        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        vectors: np.ndarray = np.lib.format.open_memmap(file, mode="r")  # never unpickles
+    except Exception as error:  # numpy raises half a dozen kinds for a broken file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{file} is not a readable .npy file: {reason}") from error
-    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind not in "fiu":
-        what = vectors.dtype if isinstance(vectors, np.ndarray) else "several arrays"
-        raise DataError(f"{file} holds {what}; a .npy file of numbers is expected")
+    if vectors.dtype.kind not in "fiu":
+        raise DataError(f"{file} holds {vectors.dtype}; a .npy file of numbers is expected")
     if vectors.ndim not in (1, 2) or vectors.shape[-1] != dim or len(vectors) == 0:
         raise DataError(
             f"{file} has shape {vectors.shape}; the gallery holds vectors of {dim} numbers, so that "

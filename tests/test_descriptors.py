@@ -1,7 +1,6 @@
 """Reading a database beside SQLite must not take its locks away."""
 
 import gc
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +24,8 @@ db.close()
 def n_descriptors(file: Path) -> int:
     """Descriptors of this process on that very file."""
     inode = file.stat().st_ino
-    return sum(
-        os.stat(f"/proc/self/fd/{name}").st_ino == inode
-        for name in os.listdir("/proc/self/fd")
-        if os.path.exists(f"/proc/self/fd/{name}")
-    )
+    descriptors = [link for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    return sum(link.stat().st_ino == inode for link in descriptors)
 
 
 def test_the_log_outlives_another_process_while_it_is_read(tmp_path: Path) -> None:

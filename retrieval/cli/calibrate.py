@@ -11,6 +11,7 @@ from retrieval.cli.options import (
     json_option,
     print_json,
     say,
+    wait_option,
 )
 
 FEW_PAIRS = 100
@@ -33,9 +34,15 @@ FEW_PAIRS = 100
     "pictures ask for each other.",
 )
 @device_option
+@wait_option
 @json_option
 def calibrate(
-    gallery_path: Path | None, target: float, queries: Path | None, device: str, as_json: bool
+    gallery_path: Path | None,
+    target: float,
+    queries: Path | None,
+    device: str,
+    wait: float,
+    as_json: bool,
 ) -> None:
     """Find the distance within which most answers are right, and keep it with the gallery.
 
@@ -62,7 +69,7 @@ def calibrate(
         asked = labelled_queries(gallery, queries, choose_device(device))
     with Progress("Comparing", None, "pictures") as progress:
         found = find(gallery, target, asked, on_progress=progress.set_of)
-    with gallery.writer() as writer:
+    with gallery.writer(wait) as writer:
         writer.note(calibration=found.to_dict())
     if as_json:
         print_json({"gallery": str(gallery.path), **found.to_dict()})
