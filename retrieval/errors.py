@@ -19,7 +19,7 @@ class ConfigError(RetrievalError, ValueError):
     """An option or a configuration file has a value that is not allowed."""
 
 
-class DataError(RetrievalError):
+class DataError(RetrievalError, ValueError):
     """A data set is missing, empty, or not laid out as expected."""
 
 

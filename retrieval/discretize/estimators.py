@@ -1,0 +1,140 @@
+"""The three ways: equal width, equal frequency, clustering."""
+
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+
+from index import bins
+from index.codes import Codebook, unpack_codes
+from retrieval.discretize.base import Discretizer, SamplingDiscretizer, check_whole, ragged
+from retrieval.errors import ConfigError
+
+POINTS_A_CENTER = 256
+"""Rows for each centre that k-means in groups of columns learns from at most, as FAISS does."""
+
+
+class EqualWidthDiscretizer(Discretizer):
+    """Bins of one width between the least and the greatest value of a column; centres in their middle.
+
+    Learning keeps these two values alone and is exact, whatever the parts.
+    """
+
+    def __init__(self, n_bins: int = 8) -> None:
+        self.n_bins = n_bins
+
+    def _make(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        ranges = zip(self.data_min_, self.data_max_, strict=True)
+        return [bins.equal_width(low, high, self.n_bins) for low, high in ranges]
+
+
+class EqualFrequencyDiscretizer(SamplingDiscretizer):
+    """Bins that hold about as many values each: numbers differ by one at most, and by what is repeated.
+
+    The centre of a bin is the mean of its values.
+    """
+
+    def __init__(self, n_bins: int = 8, sample_rows: int = 100_000, seed: int = 0) -> None:
+        self.n_bins, self.sample_rows, self.seed = n_bins, sample_rows, seed
+
+    def _cut(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return bins.equal_frequency(values, self.n_bins)
+
+
+class KMeansDiscretizer(SamplingDiscretizer):
+    """Bins around the centres that k-means finds: in each column, or in groups of columns.
+
+    With ``subspaces=m`` the D columns form m groups of D/m neighbouring ones, and a row has one code
+    for each group: the nearest of n_bins ≤ 256 centres in it. This is product quantisation (Jégou,
+    Douze and Schmid, "Product Quantization for Nearest Neighbor Search", 2011). Then ``centers_`` has
+    shape (n_bins, D/m) for each group, and there are no edges.
+    """
+
+    def __init__(
+        self,
+        n_bins: int = 8,
+        subspaces: int | None = None,
+        sample_rows: int = 100_000,
+        seed: int = 0,
+    ) -> None:
+        self.n_bins, self.subspaces = n_bins, subspaces
+        self.sample_rows, self.seed = sample_rows, seed
+
+    @property
+    def bin_edges_(self) -> np.ndarray:
+        """For each column an array of n_bins_ + 1 edges, ascending; object (D,).
+
+        Raises AttributeError with ``subspaces``: cells in several dimensions have no edges.
+        """
+        if self.subspaces is not None:
+            raise AttributeError("bins of groups of columns have no edges; see centers_")
+        return super().bin_edges_
+
+    @property
+    def centers_(self) -> np.ndarray:
+        """The centres: for each column (b,) ascending, or for each group of columns (b, D/m)."""
+        if self.subspaces is None:
+            return super().centers_
+        return ragged(self._bins())
+
+    def _begin(self, rows: np.ndarray) -> None:
+        if self.subspaces is not None and rows.shape[1] % self.subspaces:
+            possible = [m for m in range(1, rows.shape[1] + 1) if rows.shape[1] % m == 0]
+            raise ConfigError(
+                f"subspaces is {self.subspaces}, which does not divide {rows.shape[1]} columns; "
+                f"possible are {', '.join(map(str, possible))}"
+            )
+        super()._begin(rows)
+
+    def _make(self) -> Any:
+        if self.subspaces is None:
+            return super()._make()
+        groups = np.split(self._sample.rows().astype(np.float32), self.subspaces, axis=1)
+        return [_cluster(group, self.n_bins, self.seed) for group in groups]
+
+    def _cut(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return bins.kmeans(values, self.n_bins)
+
+    def _code_columns(self) -> int:
+        return super()._code_columns() if self.subspaces is None else self.subspaces
+
+    def _encoder(self) -> Callable[[np.ndarray, np.ndarray], None]:
+        if self.subspaces is None:
+            return super()._encoder()
+        codebook = Codebook.of(self.centers_)
+
+        def encode(rows: np.ndarray, codes: np.ndarray) -> None:
+            codes[:] = unpack_codes(codebook.encode(rows), codebook.bits, codes.shape[1])
+
+        return encode
+
+    def _center_table(self) -> np.ndarray:
+        if self.subspaces is None:
+            return super()._center_table()
+        width = self.n_features_in_ // self.subspaces
+        table = np.zeros((self.subspaces, int(self.n_bins_.max()), width), np.float32)
+        for row, centers in zip(table, self.centers_, strict=True):
+            row[: len(centers)] = centers
+        return table
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        if self.subspaces is not None:
+            check_whole("subspaces", self.subspaces)
+            check_whole("n_bins with subspaces", self.n_bins, 256)
+
+
+def _cluster(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Centres float32 (b,d) of k-means over rows float32 (n,d); the rows where few are different."""
+    rows = np.ascontiguousarray(rows) + np.float32(0)  # no −0, whose bytes differ from those of 0
+    as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
+    _, first = np.unique(as_bytes, return_index=True)
+    if len(first) <= k:
+        return rows[np.sort(first)]
+    means = faiss.Kmeans(
+        rows.shape[1], k, niter=25, seed=seed, min_points_per_centroid=1,
+        max_points_per_centroid=POINTS_A_CENTER,
+    )  # fmt: skip
+    means.train(rows)
+    return np.asarray(means.centroids)
