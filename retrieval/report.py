@@ -18,7 +18,7 @@ TILE = 128
 GAP = 12
 CAPTION = 20
 INK, PAPER, LINE = "#1d2330", "#ffffff", "#d5dae3"
-GOOD, BAD = "#1a9c5b", "#d64545"
+GOOD, BAD, BAR = "#1a9c5b", "#d64545", "#8da9c4"
 GREY = np.full((TILE, TILE, 3), 200, np.uint8)
 
 
@@ -217,3 +217,54 @@ def training_curves(records: Iterable[dict[str, Any]], path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, buffer.getvalue())
+
+
+PANELS = 12
+
+
+def bin_histograms(values: np.ndarray, columns: Sequence[dict[str, Any]], title: str) -> bytes:
+    """A PNG of how values (n,D) are spread over bins, for the first 12 ``columns``.
+
+    A column with ``edges`` shows its values, cut at them; others, and those whose range is nothing that
+    can be drawn, the ``counts`` of their codes.
+    """
+    from matplotlib.figure import Figure
+
+    shown = columns[:PANELS]
+    wide = min(len(shown), 4)
+    high = -(-len(shown) // wide)
+    figure = Figure(figsize=(3.2 * wide + 1, 2.3 * high + 0.6), layout="constrained")
+    panels = figure.subplots(high, wide, squeeze=False).flat
+    for place, (axes, column) in enumerate(zip(panels, shown, strict=False)):
+        if _drawable(column.get("edges", [])):
+            axes.hist(_sampled(values[:, place]), bins=60, color=BAR)
+            edges = axes.get_xaxis_transform()
+            axes.vlines(column["edges"], 0, 1, BAD, linewidth=0.7, alpha=0.7, transform=edges)
+        else:
+            axes.stairs(column["counts"], fill=True, color=BAR)
+        axes.set_title(_plain(column["name"]), fontsize=9, parse_math=False)
+        axes.tick_params(labelsize=7)
+    for axes in list(figure.axes)[len(shown) :]:
+        axes.set_visible(False)
+    more = f" (the first {PANELS} of {len(columns)})" if len(columns) > PANELS else ""
+    figure.suptitle(_plain(title) + more, fontsize=10, parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _sampled(values: np.ndarray) -> np.ndarray:
+    """At most 100,000 of them, evenly spaced: a picture shows no more."""
+    return np.asarray(values[:: -(-len(values) // 100_000)], np.float64)
+
+
+def _drawable(edges: Sequence[float]) -> bool:
+    """Whether an axis can show this range: not empty, and far from the limits of numbers."""
+    if not edges or max(abs(edges[0]), abs(edges[-1])) > 1e100:
+        return False
+    return edges[-1] - edges[0] > 1e-9 * max(abs(edges[0]), abs(edges[-1]))
+
+
+def _plain(text: str) -> str:
+    """Text that the font of matplotlib has, of at most 60 characters."""
+    return "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text[:60])

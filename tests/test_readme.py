@@ -24,6 +24,8 @@ def make_flowers(folder: Path) -> None:
                 file = folder / split / label / f"{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(file)
+    table = "price,size\n" + "".join(f"{n},{n % 7}\n" for n in range(20))
+    (folder / "prices.csv").write_text(table)
     for name in ("photo.png", "one.jpg", "two.jpg"):
         Image.fromarray(rng.integers(0, 256, (90, 60, 3), np.uint8)).save(folder / name)
 

@@ -14,6 +14,7 @@ from retrieval import __version__
 from retrieval.cli import (
     calibrate,
     demo,
+    discretize,
     duplicates,
     evaluate,
     gallery,
@@ -85,6 +86,7 @@ for command in (
     tune.tune,
     models.models,
     train.show_augment,
+    discretize.discretize,
     demo.demo,
 ):
     main.add_command(command)
