@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from retrieval.binning import read_table
 from retrieval.cli import main
 from retrieval.discretize import EqualFrequencyDiscretizer, KMeansDiscretizer
 from retrieval.errors import DataError
-from retrieval.binning import read_table
 
 TABLE = "name,price,size\nrose,1.5,3\ntulip,2,1\ndaisy,10,2\n"
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from benchmark_training import first_time
 from click.testing import CliRunner
+from compare_codes import faiss_codes, kinds, measured, neighbor_overlap, ranked_precision
 from compare_distances import contrast
 from compare_pooling import CANVAS, DIGIT, on_canvas
 from seeds import interval
 
 from retrieval.datasets import LabeledImages
+from retrieval.evaluation import evaluate_retrieval
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.py"))
 
@@ -64,3 +66,35 @@ def test_the_first_time_at_a_goal() -> None:
     assert first_time(points, 0.7) == 20
     assert first_time(points, 0.8) is None
     assert first_time([], 0.1) is None
+
+
+def test_overlap_and_precision_of_a_ranking() -> None:
+    exact = np.array([[0, 1], [2, 3]])
+    assert neighbor_overlap(np.array([[1, 9, 0], [5, 2, 8]]), exact) == 0.75
+    assert neighbor_overlap(np.array([[-1], [-1]]), exact) == 0
+    labels = np.array([0, 1, 0, 1])
+    ranking = np.array([[2, 1, 0, 3], [0, 1, 2, 3]])
+    # Class 0 at ranks 1 and 3: (1 + 2/3)/2; class 1 at ranks 2 and 4: (1/2 + 2/4)/2.
+    expected = ((1 + 2 / 3) / 2 + 0.5) / 2
+    assert ranked_precision(ranking, np.array([0, 1]), labels) == pytest.approx(expected)
+
+
+def test_the_figures_of_whole_vectors_and_of_all_codes() -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.normal(size=(n, 16)).astype(np.float32) for n in (400, 7))
+    labels, query_labels = rng.integers(0, 3, 400), rng.integers(0, 3, 7)
+    distances = np.linalg.norm(queries[:, None] - vectors, axis=2)
+    exact = np.argsort(distances, axis=1)[:, :10]
+    truth = vectors, labels, queries, query_labels, exact
+    row = measured("float32", "float32", faiss_codes("Flat", vectors), *truth)
+    report = evaluate_retrieval(queries, query_labels, vectors, labels, ks=(1,), intervals=False)
+    assert (row.bytes, row.error, row.overlap, row.candidates) == (64, 0, 1, 1)
+    assert row.recall == pytest.approx(report.recall_at_k[1])
+    assert row.map == pytest.approx(report.figures["mAP"].mean)
+    makers = {name: make for name, _, make in kinds(16)}
+    sizes = {"equal-width:8": 16, "kmeans:1": 2, "kmeans:4x8": 4, "FAISS SQ4": 8}
+    for name, size in sizes.items():
+        row = measured(name, "family", makers[name](vectors), *truth)
+        assert row.bytes == size
+        assert 0 < row.error < 1
+        assert str(row).count("|") == 10
