@@ -253,11 +253,14 @@ def test_ctrl_c_in_the_last_step_finishes_and_the_old_handler_comes_back() -> No
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    # Jobs in the background of a shell start with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     recorder = Recorder(stop_at=2)
     recorder.keep = lambda state: os.kill(os.getpid(), signal.SIGINT)
     recorder.task.save_state = recorder.keep
     with pytest.raises(KeyboardInterrupt):
         fit(recorder.task, QUICK)
+    signal.signal(signal.SIGINT, before)
     assert len(recorder.steps) == 2
 
 
