@@ -2,7 +2,7 @@
 
 runs/NAME/
     config.json          the configuration of the run
-    model.safetensors    the best embedder so far, with its spec in the header
+    model.safetensors    the best embedder or classifier so far, with its spec in the header
     last.pt              what --resume continues from (read weights-only)
     metrics.jsonl        one line an epoch
     curves.png           the same as a picture
@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,25 +26,36 @@ from torch import Tensor
 
 from index.atomic import write_atomically
 from retrieval import models
-from retrieval.config import EmbedderSpec, TrainEmbedConfig
+from retrieval.classifier import Classifier
+from retrieval.config import TrainEmbedConfig
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError, ConfigError
+from retrieval.network import Network
+from retrieval.settings import Checked
+from retrieval.specs import ClassifierSpec, EmbedderSpec, NetworkSpec
 
 MODEL_FILE = "model.safetensors"
-FORMAT = "retrieval-embedder-1"
+N = TypeVar("N", bound=Network)
+C = TypeVar("C", bound=Checked)
+FORMATS: dict[str, tuple[str, type[NetworkSpec], type[Network]]] = {
+    "retrieval-embedder-1": ("embedder", EmbedderSpec, Embedder),
+    "retrieval-classifier-1": ("classifier", ClassifierSpec, Classifier),
+}
+"""By the format in the header: what the file holds."""
 
 
-def save_embedder(embedder: Embedder, file: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write spec and weights to one safetensors file, atomically.
+def save_network(network: Network, file: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write spec and weights of an embedder or classifier to one safetensors file, atomically.
 
     With float16 as ``dtype`` filters take half the space; statistics and biases stay as they are.
     """
+    (written,) = (f for f, (_, _, kind) in FORMATS.items() if isinstance(network, kind))
     state = {
         name: (t.to(dtype) if t.ndim > 1 else t).detach().cpu().contiguous()
-        for name, t in embedder.state_dict().items()
+        for name, t in network.state_dict().items()
     }
-    metadata = {"format": FORMAT, "spec": json.dumps(embedder.spec.to_dict())}
-    metadata["embedder_id"] = _hash(metadata["spec"], state)
+    metadata = {"format": written, "spec": json.dumps(network.spec.to_dict())}
+    metadata[_id_key(written)] = _hash(metadata["spec"], state)
     write_atomically(file, save(state, metadata))
 
 
@@ -54,19 +65,44 @@ def load_embedder(path: Path) -> Embedder:
     It is in evaluation mode, on the CPU. Raises CheckpointError where there is none, where its
     contents are not what was written, or where it comes from a newer version.
     """
+    return _load(path, Embedder)
+
+
+def load_classifier(path: Path) -> Classifier:
+    """The classifier in a run folder or a safetensors file; as ``load_embedder``."""
+    return _load(path, Classifier)
+
+
+def load_network(path: Path) -> Network:
+    """The embedder or classifier, whichever is there; as ``load_embedder``."""
+    return _load(path, Network)
+
+
+def _load(path: Path, wanted: type[N]) -> N:
     file = model_file(path)
     metadata, state = _read(file)
-    if _hash(metadata["spec"], state) != metadata["embedder_id"]:
+    name, _, kind = FORMATS[metadata["format"]]
+    if not issubclass(kind, wanted):
+        needed = next(n for n, _, k in FORMATS.values() if k is wanted)
+        raise CheckpointError(
+            f"{file} holds a trained {name}, and this needs the kind {needed!r}; make one with: "
+            f"retrieval {COMMANDS[needed]} --from {path}"
+        )
+    if _hash(metadata["spec"], state) != metadata[_id_key(metadata["format"])]:
         raise CheckpointError(
             f"{file} is damaged: its weights do not match the checksum in its header; copy it again"
         )
     try:
-        embedder = Embedder(_spec(file, metadata))
-        embedder.load_state_dict(state)
+        network = kind(_spec(file, metadata))
+        network.load_state_dict(state)
     except (ConfigError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch writes several lines
-        raise CheckpointError(f"{file} does not describe an embedder of ours: {reason}") from error
-    return embedder.eval()
+        raise CheckpointError(f"{file} does not describe a network of ours: {reason}") from error
+    return network.eval()
+
+
+COMMANDS = {"embedder": "train-embed", "classifier": "train-classify"}
+"""What makes each."""
 
 
 def embedder_id(path: Path) -> str:
@@ -76,23 +112,28 @@ def embedder_id(path: Path) -> str:
     """
     file = model_file(path)
     with _opened(file) as opened:
-        return _metadata(file, opened)["embedder_id"]
+        metadata = _metadata(file, opened)
+    if "embedder_id" not in metadata:
+        raise CheckpointError(f"{file} holds a classifier, which cannot make a gallery; make an "
+                              f"embedder with: retrieval train-embed --from {path}")  # fmt: skip
+    return metadata["embedder_id"]
 
 
-def embedder_spec(path: Path) -> EmbedderSpec:
-    """What kind of embedder is saved here, without reading its weights."""
+def network_spec(path: Path) -> NetworkSpec:
+    """What kind of embedder or classifier is saved here, without reading its weights."""
     file = model_file(path)
     with _opened(file) as opened:
         return _spec(file, _metadata(file, opened))
 
 
-def is_embedder(path: Path) -> bool:
-    """Whether an embedder was saved here, rather than weights of another kind, or none."""
+def kind_of_model(path: Path) -> str | None:
+    """ "embedder" or "classifier", or None where none of ours was saved here."""
     try:
-        embedder_id(path)
+        file = model_file(path)
+        with _opened(file) as opened:
+            return FORMATS[_metadata(file, opened)["format"]][0]
     except CheckpointError:
-        return False
-    return True
+        return None
 
 
 def model_file(path: Path) -> Path:
@@ -130,23 +171,30 @@ def _opened(file: Path) -> Iterator[Any]:
 
 def _metadata(file: Path, opened: Any) -> dict[str, str]:
     metadata: dict[str, str] = opened.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    written = metadata.get("format", "none")
+    if written not in FORMATS:
         raise CheckpointError(
-            f"{file} has format {metadata.get('format', 'none')!r}, this version reads {FORMAT!r}; "
+            f"{file} has format {written!r}, this version reads {', '.join(map(repr, FORMATS))}; "
             "it was written by a newer version, or by another program"
         )
-    missing = {"spec", "embedder_id"} - set(metadata)
+    missing = {"spec", _id_key(written)} - set(metadata)
     if missing:
         raise CheckpointError(f"{file} is damaged: its header has no {min(missing)}; copy it again")
     return metadata
 
 
-def _spec(file: Path, metadata: dict[str, str]) -> EmbedderSpec:
+def _id_key(written: str) -> str:
+    return f"{FORMATS[written][0]}_id"
+
+
+def _spec(file: Path, metadata: dict[str, str]) -> NetworkSpec:
+    _, spec, _ = FORMATS[metadata["format"]]
+    # Embedders of before there was a choice looked at the picture alone.
+    older = {"mirror": False} if spec is EmbedderSpec else {}
     try:
-        # Embedders of before there was a choice looked at the picture alone.
-        return EmbedderSpec.from_dict({"mirror": False} | json.loads(metadata["spec"]))
+        return spec.from_dict(older | json.loads(metadata["spec"]))
     except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} does not describe an embedder of ours: {error}") from error
+        raise CheckpointError(f"{file} does not describe a network of ours: {error}") from error
 
 
 def _hash(spec: str, state: dict[str, Tensor]) -> str:
@@ -159,16 +207,17 @@ def _hash(spec: str, state: dict[str, Tensor]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A run folder."""
+class Run(Generic[C]):
+    """A run folder, with a configuration of this ``kind``."""
 
     folder: Path
+    kind: type[C] = TrainEmbedConfig  # type: ignore[assignment]
 
     @property
     def exists(self) -> bool:
         return (self.folder / "config.json").exists()
 
-    def start(self, config: TrainEmbedConfig) -> None:
+    def start(self, config: C) -> None:
         """Make the folder and note the configuration; an older run in it is forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png"):
@@ -176,11 +225,11 @@ class Run:
         text = json.dumps(config.to_dict(), indent=2) + "\n"
         write_atomically(self.folder / "config.json", text.encode())
 
-    def config(self) -> TrainEmbedConfig:
+    def config(self) -> C:
         """The configuration noted in the folder. Raises CheckpointError where there is none."""
         file = self.folder / "config.json"
         try:
-            return TrainEmbedConfig.from_dict(json.loads(file.read_text()))
+            return self.kind.from_dict(json.loads(file.read_text()))
         except OSError as error:
             raise CheckpointError(f"{self.folder} is not a run folder: no config.json") from error
         except (ValueError, TypeError) as error:

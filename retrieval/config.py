@@ -10,51 +10,9 @@ from typing import Any, Self
 
 from retrieval.errors import ConfigError
 from retrieval.settings import Checked, choice
+from retrieval.specs import ClassifierSpec, EmbedderSpec, NetworkSpec
 
-DISTANCES = ("l2", "l1", "cosine")
 MINING = ("all", "random", "semi-hard", "hardest", "easy-positive", "distance-weighted")
-
-
-@dataclass(frozen=True)
-class EmbedderSpec(Checked):
-    """All that is needed to rebuild an embedder without its weights."""
-
-    backbone: str = choice(
-        "fast-resnet", "network: fast-resnet, resnet18, resnet34, resnet50, resnet101, resnet152"
-    )
-    width: int = choice(80, "channels of the first stage of fast-resnet", at_least=8, at_most=512)
-    stem: str = choice(
-        "small",
-        "entry of a resnetN: small keeps the resolution (pictures up to about 64 px), stock is the "
-        "7×7 stride-2 entry that pretrained weights need",
-        choices=("small", "stock"),
-    )
-    pool: str = choice(
-        "max", "global pooling before the projection", choices=("avg", "max", "avgmax", "gem")
-    )
-    embedding_dim: int = choice(64, "numbers in an embedding", at_least=2, at_most=4096)
-    output: str = choice(
-        "unit",
-        "unit scales embeddings to length 1; tanh bounds each number to (−1, 1) instead",
-        choices=("unit", "tanh"),
-    )
-    mirror: bool = choice(
-        True,
-        "embed each picture together with its mirror image (twice the work, better answers; left out "
-        "with --no-flip)",
-    )
-    distance: str = choice("l2", "distance to learn, and to search by", choices=DISTANCES)
-    image_size: int = choice(32, "side of the square pictures that enter the network, in pixels",
-                             at_least=8, at_most=1024)  # fmt: skip
-    mean: tuple[float, ...] = choice((0.5, 0.5, 0.5), "mean of red, green, blue in [0, 1]")
-    std: tuple[float, ...] = choice((0.25, 0.25, 0.25), "their standard deviation", at_least=0.001)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("mean", "std"):
-            numbers = getattr(self, name)
-            if len(numbers) != 3:
-                raise ConfigError(f"--{name} has {len(numbers)} numbers; it must have 3")
 
 
 @dataclass(frozen=True)
@@ -175,7 +133,7 @@ class FitConfig(Checked):
     lr: float = choice(0.37, "highest learning rate", at_least=1e-9, at_most=1000)
     head_lr: float | None = choice(
         None,
-        "learning rate of projection and loss, as a multiple of the rest's (without it: 10 with "
+        "learning rate of the head and the loss, as a multiple of the rest's (without it: 10 with "
         "--weights, else 1)",
         at_least=0.001,
         at_most=1000,
@@ -209,31 +167,49 @@ class FitConfig(Checked):
         "auto takes bf16 where the hardware is fast at it",
         choices=("auto", "fp32", "bf16"),
     )
+    patience: int = choice(
+        0,
+        "stop when the figure on held-out pictures has not risen for this many epochs (0: never)",
+        at_least=0,
+    )
     seed: int = choice(0, "seed of all that is random", at_least=0, at_most=2**31 - 1)
 
 
 @dataclass(frozen=True)
-class TrainEmbedConfig(Checked):
-    """A whole training run of an embedder."""
+class ClassLossConfig(Checked):
+    """What training a classifier minimises: cross-entropy, and a penalty on weights."""
+
+    label_smoothing: float = choice(
+        0.0, "share of each label that is spread over all classes", at_least=0, at_most=0.99
+    )
+    class_weights: str = choice(
+        "none",
+        "balanced lets each class count the same, however many pictures it has",
+        choices=("none", "balanced"),
+    )
+    norm_penalty: str = choice(
+        "none", "penalty on the size of weights", choices=("none", "l1", "l2")
+    )
+    norm_penalty_weight: float = choice(1e-4, "weight λ of that penalty", at_least=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """What every training run has."""
 
     dataset: str = choice(
         "cifar10",
         "cifar10, cifar100, mnist, fashion-mnist, digits, a folder of class folders, or a CSV file",
     )
-    pairs: str = choice(
-        "classes",
-        "what a positive is: another picture of the same class, or another view of the same "
-        "picture (needs no labels)",
-        choices=("classes", "views"),
-    )
-    views: int = choice(1, "augmented views of each picture in a batch", at_least=1, at_most=16)
     batch_size: int = choice(250, "pictures in a batch, before views", at_least=4)
-    classes_per_batch: int = choice(16, "classes in a batch (fewer if there are fewer)", at_least=2)
     validation: float = choice(
         0.05, "share of the training pictures held out to watch progress", at_least=0.0, at_most=0.5
     )
     weights: str | None = choice(
-        None, "start from: imagenet, a file of torchvision's, or a run or model file of ours"
+        None,
+        "start from: imagenet, a file of torchvision's, or a run or model file of ours, embedder or "
+        "classifier, whose network and mean and deviation are then taken too",
+        also="--from",
     )
     freeze: str = choice(
         "", "parts of the backbone that keep their weights, by name, such as stem,layer1,layer2"
@@ -241,13 +217,49 @@ class TrainEmbedConfig(Checked):
     freeze_batch_norm: bool = choice(
         False, "batch normalisation keeps the statistics and weights that it started with"
     )
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    @property
+    def network(self) -> NetworkSpec:
+        """What is trained."""
+        raise NotImplementedError
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """A copy in which the named fields, of this or of a nested configuration, are replaced."""
+        own = {f.name for f in dataclasses.fields(self)}
+        parts = {n: getattr(self, n) for n in own if isinstance(getattr(self, n), Checked)}
+        changed: dict[str, Any] = {}
+        for name, part in parts.items():
+            fields = {f.name for f in dataclasses.fields(part)}
+            chosen = {k: v for k, v in values.items() if k in fields}
+            changed[name] = dataclasses.replace(part, **chosen)
+            own |= fields
+        unknown = sorted(set(values) - own)
+        if unknown:
+            raise ConfigError(f"there is no setting {unknown[0]!r}; there are: {sorted(own)}")
+        top = {f.name for f in dataclasses.fields(self)} - set(parts)
+        return dataclasses.replace(self, **changed, **{k: v for k, v in values.items() if k in top})
+
+
+@dataclass(frozen=True)
+class TrainEmbedConfig(TrainConfig):
+    """A whole training run of an embedder."""
+
+    pairs: str = choice(
+        "classes",
+        "what a positive is: another picture of the same class, or another view of the same "
+        "picture (needs no labels)",
+        choices=("classes", "views"),
+    )
+    views: int = choice(1, "augmented views of each picture in a batch", at_least=1, at_most=16)
+    classes_per_batch: int = choice(16, "classes in a batch (fewer if there are fewer)", at_least=2)
     stop_on_collapse: bool = choice(
         True, "end the run where the embedding has collapsed, instead of only warning"
     )
     embedder: EmbedderSpec = field(default_factory=EmbedderSpec)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
     objective: LossConfig = field(default_factory=LossConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,19 +269,51 @@ class TrainEmbedConfig(Checked):
                 "give --views 2 or more"
             )
 
-    def with_values(self, values: Mapping[str, Any]) -> Self:
-        """A copy in which the named fields, of this or of a nested configuration, are replaced."""
-        parts: dict[str, Any] = {}
-        own = {f.name for f in dataclasses.fields(self)}
-        for name, part in (
-            (n, getattr(self, n)) for n in ("embedder", "augment", "objective", "fit")
-        ):
-            fields = {f.name for f in dataclasses.fields(part)}
-            chosen = {k: v for k, v in values.items() if k in fields}
-            parts[name] = dataclasses.replace(part, **chosen)
-            own |= fields
-        unknown = sorted(set(values) - own)
-        if unknown:
-            raise ConfigError(f"there is no setting {unknown[0]!r}; there are: {sorted(own)}")
-        top = {f.name for f in dataclasses.fields(self)} - set(parts)
-        return dataclasses.replace(self, **parts, **{k: v for k, v in values.items() if k in top})
+    @property
+    def network(self) -> EmbedderSpec:
+        """What is trained."""
+        return self.embedder
+
+
+@dataclass(frozen=True)
+class TrainClassifyConfig(TrainConfig):
+    """A whole training run of a classifier."""
+
+    init: str = choice(
+        "network",
+        "initial weights: network (as the network was published), normal (deviation 0.01), constant, "
+        "xavier, kaiming",
+        choices=("network", "normal", "constant", "xavier", "kaiming"),
+    )
+    mixup: float = choice(
+        0.0, "mix pictures and labels of pairs by shares from Beta(α, α) (0: never)",
+        at_least=0, at_most=10,
+    )  # fmt: skip
+    cutmix: float = choice(
+        0.0,
+        "paste a part of another picture, and of its label, of an area from Beta(α, α) (0: never); "
+        "with mixup, each batch takes one of the two",
+        at_least=0,
+        at_most=10,
+    )
+    reuse_classes: bool = choice(
+        False,
+        "with --from CLASSIFIER: classes that it knew keep their row of the last layer (and hidden "
+        "layers are kept); otherwise the head is new",
+    )
+    folds: int = choice(
+        0, "cross-validate: train this many times, each on all but one part (0: no)",
+        at_least=0, at_most=100,
+    )  # fmt: skip
+    classifier: ClassifierSpec = field(default_factory=ClassifierSpec)
+    objective: ClassLossConfig = field(default_factory=ClassLossConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1:
+            raise ConfigError("--folds is 1; it must be at least 2, or 0 for a single run")
+
+    @property
+    def network(self) -> ClassifierSpec:
+        """What is trained."""
+        return self.classifier

@@ -71,6 +71,26 @@ class LabeledImages:
             held[rows[: count if count >= 2 else 0]] = True
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
+    def fold(self, number: int, folds: int, seed: int) -> tuple[Self, Self]:
+        """All but part ``number`` of ``folds``, and that part: equal shares of each class.
+
+        Every picture is in one part, whatever the folds are numbered; which one depends on the seed
+        alone. Raises DataError where there are fewer pictures than folds.
+        """
+        if len(self) < folds:
+            raise DataError(f"{self.name} has {len(self)} pictures, too few for {folds} folds")
+        rng = np.random.default_rng(seed)
+        # Classes one after the other, each shuffled, are dealt out in turn.
+        order = np.concatenate(
+            [
+                rng.permutation(np.flatnonzero(self.labels == label))
+                for label in np.unique(self.labels)
+            ]
+        )
+        held = np.zeros(len(self), bool)
+        held[order[number::folds]] = True
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
 
 def data_folder(data_dir: Path | None) -> Path:
     """Where data lives: ``data_dir``, else the variable RETRIEVAL_DATA, else ~/.cache/retrieval."""

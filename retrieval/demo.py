@@ -53,7 +53,7 @@ def run_demo(
     config = TrainEmbedConfig().with_values(
         {**DATASET_SETTINGS["digits"], "dataset": str(pictures)}
     )
-    run = Run(folder / "run")
+    run: Run[TrainEmbedConfig] = Run(folder / "run")
     on_stage(f"Training {config.fit.epochs} epochs")
     data = load_dataset(
         config.dataset, data_dir=folder / "cache", image_size=config.embedder.image_size

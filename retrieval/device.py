@@ -37,6 +37,11 @@ def use_bf16(device: torch.device, precision: str = "auto") -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+def in_float32(tensor: torch.Tensor) -> torch.autocast:
+    """A context in which what is computed with ``tensor`` stays float32, whatever is set outside."""
+    return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)
+
+
 def describe(device: torch.device, precision: str = "auto") -> str:
     """One line on what a training run uses, such as "cpu (2 threads), bf16, channels-last"."""
     if device.type == "cuda":

@@ -25,3 +25,25 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
     "mnist": {"flip": False, "width": 32, "epochs": 4, "padding": "zero"},
     "fashion-mnist": {"width": 32, "epochs": 10},
 }
+
+# The defaults suit fast-resnet. Networks without batch normalisation bear small steps only.
+PLAIN_SETTINGS: dict[str, Any] = {
+    "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "averaging": "none", "clip_norm": 1.0,
+    "batch_size": 128,
+}  # fmt: skip
+DEEP_SETTINGS: dict[str, Any] = {
+    "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "averaging": "none", "batch_size": 128,
+}  # fmt: skip
+PLAIN = ("lenet", "alexnet", "nin", "vgg", "vgg11", "vgg13", "vgg16", "vgg19", "softmax", "logistic",
+         "mlp")  # fmt: skip
+DEEP = ("googlenet", "inception-v3", "densenet121", "densenet161", "densenet169", "densenet201")
+BACKBONE_SETTINGS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(PLAIN, PLAIN_SETTINGS),
+    **dict.fromkeys(DEEP, DEEP_SETTINGS),
+}
+CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
+    **BACKBONE_SETTINGS,
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), DEEP_SETTINGS),
+    "fast-resnet": {"label_smoothing": 0.2},
+}
+"""What suits each network; a data set's own settings and given options take precedence."""

@@ -197,13 +197,23 @@ CURVES = (
 )
 
 
-def training_curves(records: Iterable[dict[str, Any]], path: Path) -> None:
+CLASS_CURVES = (
+    ("loss", lambda name: name.startswith(("loss", "validation_loss"))),
+    ("accuracy", lambda name: name in ("accuracy", "training_accuracy")),
+    ("learning rate", lambda name: name == "lr"),
+)
+
+
+def training_curves(
+    records: Iterable[dict[str, Any]], path: Path, panels: Sequence[Any] = CURVES
+) -> None:
     """Write a PNG of what ``records`` (one an epoch) hold, each kind of figure in a panel."""
     from matplotlib.figure import Figure
 
     records = list(records)
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    for axes, (title, wanted) in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
+    rows = len(panels) // 3
+    figure = Figure(figsize=(13, 3 * rows), layout="constrained")
+    for axes, (title, wanted) in zip(figure.subplots(rows, 3).flat, panels, strict=True):
         names = [name for name in dict.fromkeys(n for r in records for n in r) if wanted(name)]
         for name in names:
             points = [(r["epoch"], r[name]) for r in records if name in r]
@@ -268,3 +278,32 @@ def _drawable(edges: Sequence[float]) -> bool:
 def _plain(text: str) -> str:
     """Text that the font of matplotlib has, of at most 60 characters."""
     return "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text[:60])
+
+
+def confusion_picture(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Write a PNG of a confusion matrix (L,L), rows the truth, colours the share of the row."""
+    from matplotlib.figure import Figure
+
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.45 * len(classes)
+    figure = Figure(figsize=(min(side, 24), min(side, 24)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("class")
+    names = [_cut_name(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(classes)), names, fontsize=8)
+    for row, column in np.argwhere(confusion > 0) if len(classes) <= 40 else []:
+        colour = PAPER if shares[row, column] > 0.5 else INK
+        count = str(confusion[row, column])
+        axes.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
+
+
+def _cut_name(name: str) -> str:
+    """At most 24 letters, none of which mean anything to matplotlib."""
+    name = "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")
+    return name if len(name) <= 24 else name[:23] + "…"

@@ -18,9 +18,12 @@ def choice(
     choices: tuple[str, ...] | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    also: str | None = None,
 ) -> Any:
-    """A dataclass field that knows its help text and what it may be."""
-    metadata = {"help": help, "choices": choices, "at_least": at_least, "at_most": at_most}
+    """A dataclass field that knows its help text, what it may be, and another name of its option."""
+    metadata = {
+        "help": help, "choices": choices, "at_least": at_least, "at_most": at_most, "also": also,
+    }  # fmt: skip
     return field(default=default, metadata=metadata)
 
 
@@ -72,7 +75,8 @@ def _check_kind(name: str, kind: Any, value: Any) -> None:
 
 def _is_of(kind: Any, value: Any) -> bool:
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of(float, number) for number in value)
+        (item, *_) = typing.get_args(kind)
+        return isinstance(value, tuple) and all(_is_of(item, each) for each in value)
     if kind in (int, float):  # True is an int to Python, and 3 will do for a float
         numbers = (int, float) if kind is float else int
         return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)

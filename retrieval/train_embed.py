@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,27 +9,23 @@ import torch
 from torch import nn
 
 from retrieval.augment import augment
-from retrieval.backbones import as_backbone
-from retrieval.backbones.fast_resnet import FastResNet
 from retrieval.batches import EmbedBatches
-from retrieval.checkpoint import MODEL_FILE, Run, is_embedder, load_embedder, save_embedder
-from retrieval.config import EmbedderSpec, TrainEmbedConfig
+from retrieval.checkpoint import MODEL_FILE, Run, save_network
+from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.device import keep_freed_memory
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.embedder import Embedder, embed_images
-from retrieval.errors import ConfigError, DataError
+from retrieval.errors import DataError
 from retrieval.evaluation import evaluate_retrieval
+from retrieval.initial_network import initial_network
 from retrieval.losses import Distance, EmbeddingLoss
 from retrieval.processes import Processes
 from retrieval.report import training_curves
 from retrieval.training import Task, fit, step_generator
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD_LR = 10.0
 """How much faster a new head learns on a backbone that is trained already."""
-STATISTICS_SAMPLE = 5000
-"""Pictures from which mean, deviation and the whitening layer are computed."""
 
 
 def train_embed(
@@ -66,7 +61,7 @@ def train_embed(
     task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
     task = dataclasses.replace(
         task,
-        save_best=lambda module: save_embedder(cast("Embedder", module), run.folder / MODEL_FILE),
+        save_best=lambda module: save_network(cast("Embedder", module), run.folder / MODEL_FILE),
         save_state=save_state,
         on_step=on_step,
         on_epoch=on_epoch,
@@ -121,48 +116,10 @@ def embedding_task(
 
 
 def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
-    """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures.
-
-    Mean, deviation and the whitening layer come from a seeded sample of ``images`` uint8 (N,S,S,3);
-    weights trained elsewhere keep the mean and deviation that they were trained with.
-    """
-    rng = np.random.default_rng(config.fit.seed)
-    rows = np.sort(rng.permutation(len(images))[:STATISTICS_SAMPLE])
-    sample = images[rows]
+    """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures."""
     mirror = config.embedder.mirror and config.augment.flip
     spec = dataclasses.replace(config.embedder, image_size=images.shape[1], mirror=mirror)
-    if config.weights is not None and is_embedder(Path(config.weights)):
-        return _continued(spec, Path(config.weights))
-    if config.weights is not None:
-        spec = dataclasses.replace(spec, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    else:
-        mean = sample.mean(axis=(0, 1, 2)) / 255
-        std = np.maximum(sample.std(axis=(0, 1, 2)) / 255, 0.01)
-        spec = dataclasses.replace(
-            spec, mean=tuple(map(float, mean.round(4))), std=tuple(map(float, std.round(4)))
-        )
-    embedder = Embedder(spec, config.weights)
-    smallest = as_backbone(embedder.backbone).smallest
-    if spec.image_size < smallest:
-        raise ConfigError(
-            f"--image-size is {spec.image_size}; the smallest for --backbone {spec.backbone} is "
-            f"{smallest}"
-        )
-    if isinstance(embedder.backbone, FastResNet):
-        pixels = torch.from_numpy(sample).permute(0, 3, 1, 2)
-        embedder.backbone.whiten_from(embedder.standardise(pixels))
-    return embedder
-
-
-def _continued(spec: EmbedderSpec, source: Path) -> Embedder:
-    """An embedder whose backbone, mean and deviation are those of another; head and size are new."""
-    trained = load_embedder(source)
-    kept = ("backbone", "width", "stem", "mean", "std")
-    embedder = Embedder(
-        dataclasses.replace(spec, **{name: getattr(trained.spec, name) for name in kept})
-    )
-    embedder.backbone.load_state_dict(trained.backbone.state_dict())
-    return embedder
+    return initial_network(Embedder, spec, config, images, config.fit.seed)[0]
 
 
 def validate(

@@ -75,14 +75,14 @@ def fit(task: Task, config: FitConfig, state: dict[str, Any] | None = None) -> b
     if state is not None:
         progress.load(state)
     with _stop_on_interrupt() as stopped:
-        while progress.epoch < config.epochs:
+        while not progress.over:
             progress.run_step()
             stopping = task.processes.any(stopped.is_set(), progress.device)
             if progress.step == task.batches.steps:
                 progress.finish_epoch()
             elif stopping or time.monotonic() - progress.saved_at > SAVE_EVERY_SECONDS:
                 progress.save()
-            if stopping and progress.epoch < config.epochs:
+            if stopping and not progress.over:
                 return False
     return True
 
@@ -106,6 +106,20 @@ class _Progress:
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
         self.saved_at = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or the score has not risen for as long as patience lasts."""
+        if self.epoch >= self.config.epochs:
+            return True
+        # Only the first process has scores, so the others ask it, between epochs.
+        return self.step == 0 and self.task.processes.any(self._stalled(), self.device)
+
+    def _stalled(self) -> bool:
+        # From the history alone, so that a resumed run agrees with one that was never stopped.
+        scores = [r[self.task.score] for r in self.history if self.task.score in r]
+        patience = self.config.patience
+        return 0 < patience < len(scores) and max(scores[-patience:]) <= max(scores[:-patience])
 
     def state(self) -> dict[str, Any]:
         return {

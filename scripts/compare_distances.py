@@ -19,11 +19,12 @@ from seeds import Interval, interval
 
 from index.neighbors import pair_distances, prepare
 from retrieval.checkpoint import Run, load_embedder
-from retrieval.config import DISTANCES, TrainEmbedConfig
+from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.presets import DATASET_SETTINGS
+from retrieval.specs import DISTANCES
 from retrieval.train_embed import train_embed
 
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

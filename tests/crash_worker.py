@@ -25,11 +25,12 @@ from index.merging import merge_into
 from index.verify import verify_gallery
 from retrieval import building, training
 from retrieval.building import fill, open_or_create, remove_pictures, sync
-from retrieval.checkpoint import Run, embedder_id, save_embedder
-from retrieval.config import EmbedderSpec, TrainEmbedConfig
+from retrieval.checkpoint import Run, embedder_id, save_network
+from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import Embedder
 from retrieval.pictures import list_pictures
+from retrieval.specs import EmbedderSpec
 from retrieval.train_embed import train_embed
 
 torch.set_num_threads(1)
@@ -49,7 +50,7 @@ def make_pictures(folder: Path) -> None:
     (folder / "pictures" / "a" / "bad.png").write_bytes(b"no picture")
     torch.manual_seed(0)
     spec = EmbedderSpec(width=8, image_size=17, embedding_dim=8)
-    save_embedder(Embedder(spec), folder / "model.safetensors")
+    save_network(Embedder(spec), folder / "model.safetensors")
 
 
 def fill_job(folder: Path, out: Path) -> None:

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from retrieval.building import fill, open_or_create
-from retrieval.checkpoint import save_embedder
-from retrieval.config import EmbedderSpec
+from retrieval.checkpoint import save_network
 from retrieval.embedder import Embedder
 from retrieval.pictures import list_pictures
+from retrieval.specs import EmbedderSpec
 
 
 def draw(
@@ -30,7 +30,7 @@ def draw(
 def make_model(file: Path, **spec: object) -> Path:
     torch.manual_seed(0)
     settings = {"width": 8, "image_size": 17, "embedding_dim": 8, **spec}
-    save_embedder(Embedder(EmbedderSpec(**settings)), file)
+    save_network(Embedder(EmbedderSpec(**settings)), file)
     return file
 
 

@@ -12,14 +12,14 @@ from index.errors import GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from index.verify import verify_gallery
 from retrieval.building import fill, open_or_create, remove_pictures
-from retrieval.checkpoint import load_embedder, save_embedder
-from retrieval.config import EmbedderSpec
+from retrieval.checkpoint import load_embedder, save_network
 from retrieval.embedder import Embedder, embed_images
 from retrieval.embedding import write_embeddings
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
 from retrieval.pictures import Picture, list_pictures
 from retrieval.search import Searcher
+from retrieval.specs import EmbedderSpec
 from retrieval.summary import FillSummary
 
 
@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
 
 def make_model(file: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    save_embedder(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=8)), file)
+    save_network(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=8)), file)
     return file
 
 

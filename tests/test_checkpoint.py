@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval.checkpoint import Run, _hash, embedder_id, load_embedder, save_embedder
-from retrieval.config import EmbedderSpec, TrainEmbedConfig
+from retrieval.checkpoint import Run, _hash, embedder_id, load_embedder, save_network
+from retrieval.config import TrainEmbedConfig
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError
+from retrieval.specs import EmbedderSpec
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     made = tmp_path / "model.safetensors"
-    save_embedder(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=6, pool="gem")), made)
+    save_network(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=6, pool="gem")), made)
     return made
 
 
@@ -39,15 +40,15 @@ def test_the_identity_covers_weights_and_spec(file: Path, tmp_path: Path) -> Non
     assert len(identity) == 64
     embedder = load_embedder(file)
     again = tmp_path / "again.safetensors"
-    save_embedder(embedder, again)
+    save_network(embedder, again)
     assert embedder_id(again) == identity
     with torch.no_grad():
         embedder.projection.weight[0, 0] += 1e-6
-    save_embedder(embedder, again)
+    save_network(embedder, again)
     assert embedder_id(again) != identity
     other = Embedder(EmbedderSpec(width=8, image_size=18, embedding_dim=6, pool="gem"))
     other.load_state_dict(load_embedder(file).state_dict())
-    save_embedder(other, again)
+    save_network(other, again)
     assert embedder_id(again) != identity
 
 
@@ -138,7 +139,7 @@ def test_weights_of_another_spec_are_refused_though_their_checksum_is_right(
 ) -> None:
     embedder = load_embedder(file)
     embedder.spec = dataclasses.replace(embedder.spec, embedding_dim=9)
-    save_embedder(embedder, tmp_path / "lie.safetensors")
+    save_network(embedder, tmp_path / "lie.safetensors")
     with pytest.raises(CheckpointError, match=r"does not describe.*projection.*\[9, 32\]"):
         load_embedder(tmp_path / "lie.safetensors")
 
@@ -158,7 +159,7 @@ def test_the_identity_covers_names_kinds_and_shapes() -> None:
 
 def test_the_layout_in_memory_does_not_change_what_is_saved(file: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
-    save_embedder(load_embedder(file).to(memory_format=torch.channels_last), again)
+    save_network(load_embedder(file).to(memory_format=torch.channels_last), again)
     assert embedder_id(again) == embedder_id(file)
     for name, tensor in load_file(file).items():
         assert torch.equal(load_file(again)[name], tensor)

@@ -2,14 +2,10 @@ import dataclasses
 
 import pytest
 
-from retrieval.config import (
-    AugmentConfig,
-    EmbedderSpec,
-    FitConfig,
-    TrainEmbedConfig,
-)
+from retrieval.config import AugmentConfig, FitConfig, TrainEmbedConfig
 from retrieval.errors import ConfigError
 from retrieval.presets import DATASET_SETTINGS, PRESETS
+from retrieval.specs import EmbedderSpec
 
 
 def test_json_round_trip_restores_nested_and_tuple_fields() -> None:

@@ -14,11 +14,11 @@ from galleries import grid_vectors, make_gallery, new_items, slow_search
 from index.errors import DamagedGallery, GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from index.verify import verify_gallery
-from retrieval.checkpoint import embedder_id, save_embedder
-from retrieval.config import EmbedderSpec
+from retrieval.checkpoint import embedder_id, save_network
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError
 from retrieval.search import Searcher
+from retrieval.specs import EmbedderSpec
 
 DIM = 256
 ROWS = 150  # two shards, of which the first has vectors of more than two blocks
@@ -192,7 +192,7 @@ def test_a_harmed_model_answers_no_photo(tmp_path: Path, how: str) -> None:
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         spec = EmbedderSpec(width=8, image_size=17, embedding_dim=8)
-        save_embedder(Embedder(spec), tmp_path / name / "model.safetensors")
+        save_network(Embedder(spec), tmp_path / name / "model.safetensors")
     file = tmp_path / "one" / "model.safetensors"
     gallery = make_gallery(
         tmp_path / "g.gallery", dim=8, embedder_id=embedder_id(file),

@@ -6,11 +6,11 @@ import torch
 from click.testing import CliRunner
 
 from retrieval import models
-from retrieval.checkpoint import embedder_spec, load_embedder, model_file, save_embedder
+from retrieval.checkpoint import load_embedder, model_file, network_spec, save_network
 from retrieval.cli import main
-from retrieval.config import EmbedderSpec
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import CheckpointError
+from retrieval.specs import EmbedderSpec
 
 
 def test_each_model_in_the_box_is_small_works_and_has_a_card() -> None:
@@ -35,7 +35,7 @@ def test_a_folder_of_ones_own_goes_before_a_name_in_the_box(
     assert model_file(Path(models.DEFAULT)) == models.model_in_the_box(models.DEFAULT)
     own = tmp_path / models.DEFAULT / "model.safetensors"
     own.parent.mkdir()
-    save_embedder(Embedder(EmbedderSpec(width=8, embedding_dim=6)), own)
+    save_network(Embedder(EmbedderSpec(width=8, embedding_dim=6)), own)
     assert model_file(Path(models.DEFAULT)) == Path(models.DEFAULT) / "model.safetensors"
     assert models.model_in_the_box("../cifar10") is None
     with pytest.raises(CheckpointError, match=r"a name in the box: .*cifar10"):
@@ -46,13 +46,13 @@ def test_half_the_size_changes_embeddings_hardly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     embedder = Embedder(EmbedderSpec(width=16, embedding_dim=8)).eval()
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
-    save_embedder(embedder, whole)
-    save_embedder(embedder, half, dtype=torch.float16)
+    save_network(embedder, whole)
+    save_network(embedder, half, dtype=torch.float16)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     one, other = (embed_images(load_embedder(f), images) for f in (whole, half))
     np.testing.assert_allclose(one, other, atol=5e-3)
-    assert embedder_spec(half) == embedder.spec
+    assert network_spec(half) == embedder.spec
 
 
 def test_the_command_lists_and_shows() -> None:

@@ -10,12 +10,12 @@ from PIL import Image
 from index.gallery import Gallery
 from index.verify import verify_gallery
 from retrieval.building import fill, open_or_create, sync
-from retrieval.checkpoint import load_embedder, save_embedder
-from retrieval.config import EmbedderSpec
+from retrieval.checkpoint import load_embedder, save_network
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError
 from retrieval.images import read_image
 from retrieval.pictures import list_pictures
+from retrieval.specs import EmbedderSpec
 from retrieval.summary import FillSummary
 
 
@@ -30,7 +30,7 @@ def pictures(tmp_path: Path) -> Path:
 def gallery(tmp_path: Path, pictures: Path) -> Gallery:
     torch.manual_seed(0)
     model = tmp_path / "model.safetensors"
-    save_embedder(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=8)), model)
+    save_network(Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=8)), model)
     made = open_or_create(tmp_path / "g.gallery", model, sources=[pictures])
     fill(made, list_pictures([pictures]))
     return made

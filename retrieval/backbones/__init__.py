@@ -5,14 +5,44 @@ A backbone is a module with three more attributes: ``out_channels`` (C), ``strid
 Tasks attach heads to it; it has none of its own.
 """
 
+from importlib import import_module
 from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from retrieval.errors import ConfigError
+from retrieval.published import load_published
+from retrieval.specs import NetworkSpec
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-NAMES = ("fast-resnet", *RESNETS)
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
+BASELINES = ("softmax", "logistic", "mlp")
+CLASSES = {
+    "fast-resnet": "fast_resnet.FastResNet",
+    **dict.fromkeys(RESNETS, "resnet.ResNet"),
+    **dict.fromkeys(DENSENETS, "densenet.DenseNet"),
+    **dict.fromkeys((*VGGS, "vgg"), "vgg.VGG"),
+    "alexnet": "alexnet.AlexNet",
+    "nin": "nin.NiN",
+    "googlenet": "googlenet.GoogLeNet",
+    "inception-v3": "inception.InceptionV3",
+    "lenet": "lenet.LeNet",
+    **dict.fromkeys(BASELINES, "pixels.Pixels"),
+}
+"""Where each network is, by name."""
+NAMES = tuple(CLASSES)
+PUBLISHED = (*RESNETS, *DENSENETS, *VGGS, "alexnet", "googlenet", "inception-v3")
+"""Those of which torchvision publishes weights."""
+PLAIN = ("lenet", "alexnet", "nin", *VGGS, "vgg")
+"""Those that were published without batch normalisation."""
+FITS = {
+    "width_factor": tuple(n for n in NAMES if n not in ("fast-resnet", "inception-v3", *BASELINES)),
+    "blocks": ("vgg",),
+    "batch_norm": PLAIN,
+    "activation": (*PLAIN, "mlp"),
+}
+"""Which networks an option concerns, of those that not all have."""
 
 
 @runtime_checkable
@@ -26,31 +56,66 @@ class Backbone(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
-def build_backbone(
-    name: str, *, width: int = 64, stem: str = "small", weights: str | None = None
-) -> nn.Module:
-    """The trunk called ``name``, which satisfies ``Backbone``.
+def build_backbone(spec: NetworkSpec, weights: str | None = None) -> nn.Module:
+    """The trunk that ``spec`` describes, which satisfies ``Backbone``.
 
-    ``width`` concerns fast-resnet, ``stem`` ("small" or "stock") and ``weights`` ("imagenet" or a
-    file) the resnetN. Raises ConfigError for an unknown name or a pair that does not fit,
-    CheckpointError for weights that cannot be had or do not fit.
+    ``weights`` ("imagenet" or a file of torchvision's) fill networks of the stock form. Raises
+    ConfigError for an unknown name, or for options or weights that do not fit it, CheckpointError for
+    weights that cannot be had or are another network's.
     """
-    if name == "fast-resnet":
-        if weights is not None:
-            raise ConfigError(
-                f"--weights {weights} does not fit --backbone fast-resnet, which has no published "
-                "weights; take one of: " + ", ".join(RESNETS)
-            )
-        from retrieval.backbones.fast_resnet import FastResNet
-
-        return FastResNet(width)
-    if name in RESNETS:
-        from retrieval.backbones.resnet import ResNet
-
-        return ResNet(name, stem, weights)
-    raise ConfigError(f"--backbone is {name!r}; it can be {', '.join(NAMES)}")
+    name = spec.backbone
+    if name not in CLASSES:
+        raise ConfigError(f"--backbone is {name!r}; it can be {', '.join(NAMES)}")
+    _check_options(spec)
+    if weights is not None:
+        _check_weights(spec, weights)
+    module, class_name = CLASSES[name].split(".")
+    trunk: nn.Module = getattr(import_module(f"retrieval.backbones.{module}"), class_name)(spec)
+    if weights is not None:
+        load_published(trunk, name, weights)
+    return trunk
 
 
 def as_backbone(module: nn.Module) -> Backbone:
     """The same module, seen as what it is."""
     return cast("Backbone", module)
+
+
+def check_size(trunk: nn.Module, name: str, size: int) -> None:
+    """Raises ConfigError where pictures of ``size`` pixels are too small for this trunk."""
+    smallest = as_backbone(trunk).smallest
+    if size < smallest:
+        raise ConfigError(
+            f"--image-size is {size}; the smallest for --backbone {name} is {smallest}"
+        )
+
+
+def _check_options(spec: NetworkSpec) -> None:
+    untouched = NetworkSpec()
+    for option, names in FITS.items():
+        value = getattr(spec, option)
+        if value != getattr(untouched, option) and spec.backbone not in names:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} does not go with --backbone {spec.backbone}; it goes "
+                f"with {', '.join(names)}"
+            )
+
+
+def _check_weights(spec: NetworkSpec, weights: str) -> None:
+    name = spec.backbone
+    if name not in PUBLISHED:
+        raise ConfigError(
+            f"--weights {weights} does not fit --backbone {name}, which has no published "
+            "weights; take one of: " + ", ".join(PUBLISHED)
+        )
+    if spec.stem != "stock":
+        raise ConfigError(
+            f"--weights {weights} needs the entry that they were trained with; give --stem stock"
+        )
+    changed = [o for o in ("width_factor", "channels", "batch_norm", "activation")
+               if getattr(spec, o) != getattr(NetworkSpec(), o)]  # fmt: skip
+    if changed:
+        option = changed[0].replace("_", "-")
+        raise ConfigError(
+            f"--weights {weights} are those of the published form; leave out --{option}"
+        )

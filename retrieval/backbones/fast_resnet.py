@@ -11,6 +11,9 @@ pooling, since heads pool.
 import torch
 from torch import Tensor, nn
 
+from retrieval.device import in_float32
+from retrieval.specs import NetworkSpec
+
 BIAS_LR_SCALE = 64.0
 
 
@@ -45,45 +48,48 @@ class Stage(nn.Module):
 
 
 class FastResNet(nn.Module):
-    """(B,3,H,W) → (B,4·width,(H−1)//8,(W−1)//8); pictures from 17 pixels give at least 2×2."""
+    """(B,1 or 3,H,W) → (B,4·width,(H−1)//8,(W−1)//8); pictures from 17 pixels give at least 2×2."""
 
     stride, smallest = 8, 17
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
+        width, whitened = spec.width, 8 * spec.channels
         self.out_channels = 4 * width
-        self.whiten = nn.Conv2d(3, 24, 2)
+        self.whiten = nn.Conv2d(spec.channels, whitened, 2)
         # Not even the bias learns: a gradient for it would cost a tenth of each step.
         self.whiten.requires_grad_(False)
         self.stages = nn.Sequential(
-            Stage(24, width), Stage(width, 4 * width), Stage(4 * width, 4 * width)
+            Stage(whitened, width), Stage(width, 4 * width), Stage(4 * width, 4 * width)
         )
 
     def forward(self, images: Tensor) -> Tensor:
         # Whitening takes small differences of large numbers: in bf16 little would be left of them.
-        with torch.autocast(images.device.type, enabled=False):
+        with in_float32(images):
             white = nn.functional.gelu(self.whiten(images))
         features: Tensor = self.stages(white)
         return features
 
     @torch.no_grad()
     def whiten_from(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the fixed first layer from standardised pictures (N,3,H,W), float32.
+        """Set the fixed first layer from standardised pictures (N,C,H,W), float32.
 
         Its filters are the eigenvectors of the covariance of 2×2 patches, divided by the square
         root of their eigenvalues, and the negatives of these. Source: arXiv 2404.00498, §3.2.
         """
-        n, total = 0, images.new_zeros(12, dtype=torch.float64)
-        products = images.new_zeros(12, 12, dtype=torch.float64)
+        channels = images.shape[1]
+        size = 4 * channels  # numbers in a patch
+        n, total = 0, images.new_zeros(size, dtype=torch.float64)
+        products = images.new_zeros(size, size, dtype=torch.float64)
         for some in images.split(64):  # the patches of all at once would fill the memory
-            patches = some.unfold(2, 2, 1).unfold(3, 2, 1)  # (n,3,H−1,W−1,2,2)
-            patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+            patches = some.unfold(2, 2, 1).unfold(3, 2, 1)  # (n,C,H−1,W−1,2,2)
+            patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, size).double()
             n += len(patches)
             total += patches.sum(0)
             products += patches.T @ patches
         covariance = (products - total.outer(total) / n) / max(n - 1, 1)
         values, vectors = torch.linalg.eigh(covariance)
-        filters = (vectors / (values + eps).sqrt()).T.reshape(12, 3, 2, 2)
+        filters = (vectors / (values + eps).sqrt()).T.reshape(size, channels, 2, 2)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None
         self.whiten.bias.zero_()

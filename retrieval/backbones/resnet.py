@@ -1,41 +1,51 @@
-"""torchvision's ResNets as trunks, with their own entry or one for small pictures."""
+"""ResNets made of torchvision's blocks, with their own entry or one for small pictures."""
 
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from retrieval.errors import CheckpointError, ConfigError
+from retrieval.layers import initialise
+from retrieval.specs import NetworkSpec
+
+FORMS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
 
 
 class ResNet(nn.Module):
-    """(B,3,H,W) → (B,C,⌈H/s⌉,⌈W/s⌉), C 512 or 2048, stride s 32 with the stock stem.
+    """(B,1 or 3,H,W) → (B,C,⌈H/s⌉,⌈W/s⌉), C 512 or 2048, stride s 32 with the stock stem.
 
-    The small stem replaces the 7×7 stride-2 convolution by a 3×3 of stride 1 and leaves out the
-    max-pooling, so that the stride is 8 and a picture of 32 pixels ends in a 4×4 map (He et al.,
-    "Deep Residual Learning for Image Recognition", §4.2, do likewise for CIFAR-10).
-    Raises ConfigError where weights are asked for with the small stem, CheckpointError where they
-    cannot be had or do not fit.
+    Stock is torchvision's, weights included. The small stem replaces the 7×7 stride-2 convolution by a
+    3×3 of stride 1 and leaves out the max-pooling, so that the stride is 8 and a picture of 32 pixels
+    ends in a 4×4 map (He et al., "Deep Residual Learning for Image Recognition", §4.2, do likewise for
+    CIFAR-10, with other widths and three stages).
     """
 
-    def __init__(self, name: str, stem: str, weights: str | None) -> None:
+    published_names: ClassVar = {"conv1.": "stem.0.", "bn1.": "stem.1."}
+    """How torchvision calls what is called otherwise here."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        if weights is not None and stem != "stock":
-            raise ConfigError(
-                f"--weights {weights} needs the entry that they were trained with; give --stem stock"
-            )
-        network = _load(name, weights)
-        self.out_channels: int = network.fc.in_features
-        self.stride, self.smallest = (32, 33) if stem == "stock" else (8, 9)
-        if stem == "stock":
-            self.stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
-        else:
-            conv = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.stem = nn.Sequential(conv, network.bn1, network.relu)
-        self.layer1, self.layer2 = network.layer1, network.layer2
-        self.layer3, self.layer4 = network.layer3, network.layer4
+        block, counts = FORMS[spec.backbone]
+        width = spec.scaled(64)
+        small = spec.stem == "small"
+        place = (3, 1, 1) if small else (7, 2, 3)
+        conv = nn.Conv2d(spec.channels, width, *place, bias=False)
+        self.stem = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        if not small:
+            self.stem.append(nn.MaxPool2d(3, 2, 1))
+        self.layer1 = _layer(block, width, width, counts[0], 1)
+        self.layer2 = _layer(block, width * block.expansion, 2 * width, counts[1], 2)
+        self.layer3 = _layer(block, 2 * width * block.expansion, 4 * width, counts[2], 2)
+        self.layer4 = _layer(block, 4 * width * block.expansion, 8 * width, counts[3], 2)
+        self.out_channels: int = 8 * width * block.expansion
+        self.stride, self.smallest = (8, 9) if small else (32, 33)
+        initialise(self, "kaiming")
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.stem(images)
@@ -44,42 +54,15 @@ class ResNet(nn.Module):
         return features
 
 
-def _load(name: str, weights: str | None) -> Any:
-    from torchvision import models
-
-    if weights == "imagenet":
-        try:
-            return models.get_model(name, weights="DEFAULT")
-        except (OSError, RuntimeError) as error:  # no network, or a file of another checksum
-            url = models.get_model_weights(name)["DEFAULT"].url
-            raise CheckpointError(
-                f"the ImageNet weights of {name} cannot be downloaded ({error}); fetch {url} on "
-                "another machine and give the file with --weights FILE"
-            ) from error
-    network = models.get_model(name, weights=None)
-    if weights is not None:
-        _load_file(network, name, Path(weights))
-    return network
-
-
-def _load_file(network: nn.Module, name: str, file: Path) -> None:
-    """Fill ``network`` from a torchvision state dict (.pth) or a safetensors file."""
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except Exception as error:
-        reason = " ".join(str(error).split())  # torch writes several lines
-        raise CheckpointError(f"cannot read weights of {name} from {file}: {reason}") from error
-    missing = [key for key in missing if not key.startswith("fc.")]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{file} does not hold weights of {name}: {len(missing)} are missing"
-            f" (first: {(missing or ['none'])[0]}), {len(unexpected)} are unknown"
-            f" (first: {(unexpected or ['none'])[0]}); expected torchvision's names"
+def _layer(
+    block: type[BasicBlock] | type[Bottleneck], before: int, width: int, count: int, stride: int
+) -> nn.Sequential:
+    """``count`` blocks, the first of which changes resolution and channels."""
+    after = width * block.expansion
+    shortcut = None
+    if stride != 1 or before != after:
+        shortcut = nn.Sequential(
+            nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
         )
+    first = block(before, width, stride, shortcut)
+    return nn.Sequential(first, *(block(after, width) for _ in range(count - 1)))

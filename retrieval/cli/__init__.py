@@ -13,6 +13,7 @@ from index.errors import GalleryError
 from retrieval import __version__
 from retrieval.cli import (
     calibrate,
+    classify,
     demo,
     discretize,
     duplicates,
@@ -20,6 +21,7 @@ from retrieval.cli import (
     gallery,
     models,
     query,
+    summary,
     train,
     tune,
     upkeep,
@@ -73,6 +75,9 @@ for command in (
     duplicates.duplicates,
     calibrate.calibrate,
     evaluate.evaluate,
+    classify.train_classify,
+    classify.classify,
+    summary.summary,
     gallery.add,
     gallery.sync,
     gallery.remove,

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from retrieval.cli.classify import views_option
 from retrieval.cli.options import device_option, json_option, print_json, say
 from retrieval.errors import ConfigError
 
@@ -23,7 +24,12 @@ class Ranks(click.ParamType):
 
 @click.command()
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="A run folder: embed --dataset with its model."
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A run folder, of an embedder or a classifier: ask it about --dataset. Several classifiers "
+    "are asked together, their answers averaged.",
 )
 @click.option("--dataset", help="With --model: cifar10, digits, a folder, a CSV file, …")
 @click.option(
@@ -54,12 +60,18 @@ class Ranks(click.ParamType):
     help="Equal distances stand in the order of ids, as in a search, or wrong pictures first.",
 )
 @click.option("--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 0.999))
+@views_option
+@click.option(
+    "--confusion",
+    type=click.Path(path_type=Path),
+    help="With a classifier: write its confusion matrix as a picture here.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON report here too.")
 @device_option
 @json_option
 def evaluate(
-    model: Path | None,
+    models: tuple[Path, ...],
     dataset: str | None,
     gallery_path: Path | None,
     queries: Path | None,
@@ -67,6 +79,8 @@ def evaluate(
     ks: tuple[int, ...],
     ties: str,
     confidence: float,
+    views: str,
+    confusion: Path | None,
     data_dir: Path | None,
     out: Path | None,
     device: str,
@@ -74,11 +88,14 @@ def evaluate(
 ) -> None:
     """Measure how good the answers are: recall@k, precision@k, R-precision, mAP, per class.
 
+    Of a classifier: accuracy, precision, recall and F1 by class, confusion, calibration error.
+
     \b
     Examples:
       retrieval evaluate --model runs/flowers --dataset flowers/
       retrieval evaluate --model runs/flowers --dataset flowers/ --protocol leave-one-out
       retrieval evaluate --gallery flowers.gallery --queries flowers/test
+      retrieval evaluate --model runs/kinds --dataset flowers/ --confusion confusion.png
 
     recall@k is the share of queries with at least one picture of their class among the k nearest.
     A picture never finds itself. Intervals come from resampling the queries.
@@ -87,17 +104,23 @@ def evaluate(
 
     from index.atomic import write_atomically
     from retrieval import protocols
+    from retrieval.checkpoint import kind_of_model
     from retrieval.device import choose_device
 
     options: dict[str, Any] = {"ks": ks, "ties": ties, "confidence": confidence}
-    if gallery_path is not None and model is None:
-        report = protocols.evaluate_gallery(
+    asks_classifier = bool(models) and kind_of_model(models[0]) == "classifier"
+    if not asks_classifier and (confusion is not None or views != "none" or len(models) > 1):
+        raise ConfigError("--confusion, --tta and more than one --model go with classifiers alone")
+    if gallery_path is not None and not models:
+        report: Any = protocols.evaluate_gallery(
             gallery_path, queries, device=choose_device(device), **options
         )
-    elif model is not None and dataset is not None and gallery_path is None:
-        say(f"Embedding {dataset} with {model}")
+    elif models and dataset is not None and gallery_path is None and asks_classifier:
+        report = _evaluate_classifiers(models, dataset, views, confusion, data_dir, device)
+    elif models and dataset is not None and gallery_path is None:
+        say(f"Embedding {dataset} with {models[0]}")
         report = protocols.evaluate_model(
-            model, dataset, protocol, data_dir=data_dir, device=choose_device(device), **options
+            models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device), **options
         )
     else:
         raise ConfigError(
@@ -110,3 +133,25 @@ def evaluate(
         print_json(report.to_dict())
     else:
         click.echo(report.table())
+
+
+def _evaluate_classifiers(
+    models: tuple[Path, ...],
+    dataset: str,
+    views: str,
+    confusion: Path | None,
+    data_dir: Path | None,
+    device: str,
+) -> Any:
+    import numpy as np
+
+    from retrieval.device import choose_device
+    from retrieval.labelling import Labeller
+    from retrieval.report import confusion_picture
+
+    say(f"Asking {', '.join(map(str, models))} about {dataset}")
+    labeller = Labeller.open(models, views=views, device=choose_device(device))
+    report = labeller.evaluate(dataset, data_dir=data_dir)
+    if confusion is not None:
+        confusion_picture(np.array(report.confusion), labeller.classes, confusion)
+    return report

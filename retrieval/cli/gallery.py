@@ -19,7 +19,7 @@ from retrieval.cli.options import (
     where_option,
 )
 from retrieval.cli.tune import index_options, limits_of, plan_text
-from retrieval.config import DISTANCES
+from retrieval.specs import DISTANCES
 
 if TYPE_CHECKING:
     from retrieval.pictures import Picture

@@ -53,18 +53,21 @@ def _in_the_box() -> list[dict[str, Any]]:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    from retrieval.checkpoint import embedder_id, embedder_spec
+    from retrieval.checkpoint import embedder_id, network_spec
+    from retrieval.specs import ClassifierSpec, EmbedderSpec
 
-    spec = embedder_spec(file)
+    spec = network_spec(file)
+    width = f", width {spec.width}" if spec.backbone == "fast-resnet" else ""
+    facts: dict[str, Any] = {"backbone": spec.backbone + width}
+    if isinstance(spec, EmbedderSpec):
+        facts |= {"dim": spec.embedding_dim, "distance": spec.distance}
+        facts["embedder_id"] = embedder_id(file)
+    if isinstance(spec, ClassifierSpec):
+        facts["classes"] = ", ".join(spec.classes)
     return {
-        "backbone": f"{spec.backbone}, width {spec.width}"
-        if spec.backbone == "fast-resnet"
-        else spec.backbone,
-        "dim": spec.embedding_dim,
-        "distance": spec.distance,
+        **facts,
         "image_size": spec.image_size,
         "mebibytes": round(file.stat().st_size / 2**20, 2),
-        "embedder_id": embedder_id(file),
         "file": str(file),
     }
 
@@ -72,11 +75,11 @@ def _facts(file: Path) -> dict[str, Any]:
 def _published() -> list[dict[str, Any]]:
     from torchvision.models import get_model_weights
 
-    from retrieval.backbones import RESNETS
+    from retrieval.backbones import PUBLISHED
 
     entries = []
-    for name in RESNETS:
-        weights = get_model_weights(name)["DEFAULT"]
+    for name in PUBLISHED:
+        weights = get_model_weights(name.replace("-", "_"))["DEFAULT"]
         meta = weights.meta
         entries.append(
             {

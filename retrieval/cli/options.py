@@ -105,8 +105,8 @@ def find_distance(gallery: "Gallery", value: float | str) -> float:
     return distance
 
 
-def config_options(*kinds: type) -> Callable[[Command], Command]:
-    """Give a command one option for each field of these dataclasses.
+def config_options(*kinds: type, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Give a command one option for each field of these dataclasses, but those named.
 
     An option that is not given arrives as None, so that a data set's own defaults can take its place.
     """
@@ -115,7 +115,7 @@ def config_options(*kinds: type) -> Callable[[Command], Command]:
         for kind in reversed(kinds):
             hints = typing.get_type_hints(kind)
             for item in reversed(dataclasses.fields(kind)):
-                if "help" in item.metadata:
+                if "help" in item.metadata and item.name not in leave_out:
                     command = _field_option(item, hints[item.name])(command)
         return command
 
@@ -137,7 +137,8 @@ def _field_option(item: dataclasses.Field[Any], hint: Any) -> Callable[[Command]
         kind = click.Choice(item.metadata["choices"])
     elif typing.get_origin(hint) is tuple:
         kind = Numbers()
-    return click.option(f"--{name}", item.name, default=None, type=kind, help=text)
+    names = [n for n in (f"--{name}", item.metadata.get("also")) if n]
+    return click.option(*names, item.name, default=None, type=kind, help=text)
 
 
 def _shown(default: Any) -> str:

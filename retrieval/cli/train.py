@@ -7,43 +7,33 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
-from retrieval.config import (
-    AugmentConfig,
-    EmbedderSpec,
-    FitConfig,
-    LossConfig,
-    TrainEmbedConfig,
+from retrieval.cli.runs import (
+    begin,
+    configuration,
+    data_dir_option,
+    overwrite_option,
+    preset_option,
+    resume_option,
+    silent,
 )
-from retrieval.presets import DATASET_SETTINGS, PRESETS
+from retrieval.config import AugmentConfig, FitConfig, LossConfig, TrainEmbedConfig
+from retrieval.presets import BACKBONE_SETTINGS
+from retrieval.specs import EmbedderSpec
 
 if TYPE_CHECKING:
     from retrieval.checkpoint import Run
     from retrieval.datasets import LabeledImages
 
-WEIGHTS_SIZE = 224
-"""The size of pictures that published weights were trained with."""
-
 
 @click.command("train-embed")
-@click.option(
-    "--preset",
-    type=click.Choice(sorted(PRESETS)),
-    default="default",
-    show_default=True,
-    help="A set of choices for CIFAR-10 and its like; options that are given take precedence.",
-)
+@preset_option
 @config_options(TrainEmbedConfig, EmbedderSpec, LossConfig, FitConfig, AugmentConfig)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/embed-DATASET]"
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    envvar="RETRIEVAL_DATA",
-    help="Where data sets are downloaded to, and decoded pictures are kept.",
-)
-@click.option("--resume", is_flag=True, help="Continue an interrupted run, exactly.")
-@click.option("--overwrite", is_flag=True, help="Replace a run that is there already.")
+@data_dir_option
+@resume_option
+@overwrite_option
 @click.option(
     "--dry-run", is_flag=True, help="Train two batches, print sizes and times, keep nothing."
 )
@@ -71,6 +61,7 @@ def train_embed(
       retrieval train-embed --dataset flowers/ --out runs/flowers --resume
       retrieval train-embed --dataset flowers/ --backbone resnet18 --stem stock \\
           --weights imagenet --freeze stem,layer1              fine-tune
+      retrieval train-embed --dataset flowers/ --from runs/classify-flowers
       torchrun --nproc-per-node 2 -m retrieval train-embed --dataset flowers/
 
     The folder flowers/ holds one folder of pictures for each class, or train/ and test/ folders
@@ -78,24 +69,17 @@ def train_embed(
     RUN/curves.png. Ctrl-C stops after the step; --resume goes on as if nothing had happened.
     """
     from retrieval.checkpoint import Run
-    from retrieval.device import choose_device, describe
-    from retrieval.processes import Processes
 
     values = {name: value for name, value in given.items() if value is not None}
     dataset = values.get("dataset", TrainEmbedConfig().dataset)
-    run = Run(out or Path("runs") / f"embed-{Path(dataset).name or 'pictures'}")
-    keeps_nothing = dry_run and not resume
-    config, size = _configuration(run, preset, values, resume, overwrite or keeps_nothing)
-    chosen = choose_device(device)
-    processes = Processes.join(chosen)
-    tell = say if processes.first else _nothing
+    folder = out or Path("runs") / f"embed-{Path(dataset).name or 'pictures'}"
+    run: Run[TrainEmbedConfig] = Run(folder)
+    keepssilent = dry_run and not resume
+    config, size = configuration(
+        run, preset, values, resume, overwrite or keepssilent, BACKBONE_SETTINGS
+    )
     into = "to keep nothing" if dry_run else f"into {run.folder}"
-    tell(f"Training on {describe(chosen, config.fit.precision)} {into}")
-    if not processes.first:
-        processes.wait()  # the first one decodes, the others take what it kept
-    data = _read_data(config, data_dir, size, tell)
-    if processes.first:
-        processes.wait()
+    data, chosen, tell = begin(config, device, data_dir, size, into)
     config = config.with_values({"image_size": data.images.shape[1]})
     if dry_run:
         _dry_run(config, data, chosen, as_json)
@@ -104,69 +88,8 @@ def train_embed(
     if not finished:
         tell(f"Stopped. Continue with: retrieval train-embed --out {run.folder} --resume")
         raise SystemExit(130)
-    if processes.first:
+    if tell is not silent:
         _print_result(run, as_json)
-
-
-def _nothing(text: str) -> None:
-    """What processes other than the first have to say."""
-
-
-def _configuration(
-    run: "Run", preset: str, values: dict[str, Any], resume: bool, overwrite: bool
-) -> tuple[TrainEmbedConfig, int | None]:
-    """The configuration of the run, and the side of its pictures where one was chosen."""
-    from retrieval.errors import ConfigError
-
-    if resume:
-        config = run.config()
-        if values and config.with_values(values) != config:
-            raise ConfigError(
-                f"--resume continues {run.folder} with the options that it was started with; leave "
-                f"out {', '.join('--' + name.replace('_', '-') for name in values)}"
-            )
-        return config, config.embedder.image_size
-    if run.exists and not overwrite:
-        raise ConfigError(
-            f"{run.folder} holds a run already; give --resume to continue it, --overwrite to "
-            "replace it, or another --out"
-        )
-    dataset = values.get("dataset", TrainEmbedConfig().dataset)
-    values = {**PRESETS[preset], **DATASET_SETTINGS.get(dataset, {}), **values}
-    config = TrainEmbedConfig().with_values(values)
-    if "image_size" in values:
-        return config, config.embedder.image_size
-    return config, _size_of_weights(config.weights)
-
-
-def _size_of_weights(weights: str | None) -> int | None:
-    """The side of the pictures that these weights were trained with."""
-    from retrieval.checkpoint import embedder_spec, is_embedder
-
-    if weights is None:
-        return None
-    ours = weights != "imagenet" and is_embedder(Path(weights))
-    return embedder_spec(Path(weights)).image_size if ours else WEIGHTS_SIZE
-
-
-def _read_data(
-    config: TrainEmbedConfig, data_dir: Path | None, size: int | None, tell: Callable[[str], None]
-) -> "LabeledImages":
-    from retrieval.datasets import load_dataset
-    from retrieval.progress import Progress
-
-    with Progress("Reading", None, "pictures") as progress:
-        data = load_dataset(
-            config.dataset, data_dir=data_dir, image_size=size, on_picture=progress.set_of
-        )
-    tell(
-        f"{data.name}: {len(data):,} pictures of {data.images.shape[1]} pixels, "
-        f"{len(data.classes)} classes"
-    )
-    if data.left_out:
-        path, reason = data.left_out[0]
-        tell(f"{len(data.left_out):,} pictures were left out, the first: {path}: {reason}")
-    return data
 
 
 def _train(
@@ -180,7 +103,7 @@ def _train(
     from retrieval.progress import Progress
     from retrieval.train_embed import train_embed as train
 
-    if tell is _nothing:
+    if tell is silent:
         return train(config, data, run, device=device, resume=resume)
     with Progress("Training", None, "steps") as progress:
         return train(

@@ -14,7 +14,7 @@ from retrieval.cli.options import (
     wait_option,
 )
 from retrieval.cli.tune import plan_text
-from retrieval.config import DISTANCES
+from retrieval.specs import DISTANCES
 
 
 @click.command()

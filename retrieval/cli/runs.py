@@ -1,0 +1,130 @@
+"""What commands that train share: the run folder, its configuration, and the pictures."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from retrieval.cli.options import say
+from retrieval.config import TrainConfig
+from retrieval.presets import DATASET_SETTINGS, PRESETS
+
+if TYPE_CHECKING:
+    from retrieval.checkpoint import Run
+    from retrieval.datasets import LabeledImages
+
+Command = Callable[..., Any]
+T = TypeVar("T", bound=TrainConfig)
+WEIGHTS_SIZE = 224
+"""The size of pictures that published weights were trained with."""
+
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(sorted(PRESETS)),
+    default="default",
+    show_default=True,
+    help="A set of choices for CIFAR-10 and its like; options that are given take precedence.",
+)
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="RETRIEVAL_DATA",
+    help="Where data sets are downloaded to, and decoded pictures are kept.",
+)
+resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, exactly.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace a run that is there already."
+)
+
+
+def configuration(
+    run: "Run[T]",
+    preset: str,
+    values: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    backbone_settings: Mapping[str, dict[str, Any]],
+) -> tuple[T, int | None]:
+    """The configuration of the run, and the side of its pictures where one was chosen."""
+    from retrieval.errors import ConfigError
+
+    if resume:
+        config = run.config()
+        if values and config.with_values(values) != config:
+            raise ConfigError(
+                f"--resume continues {run.folder} with the options that it was started with; leave "
+                f"out {', '.join('--' + name.replace('_', '-') for name in values)}"
+            )
+        return config, config.network.image_size
+    if run.exists and not overwrite:
+        raise ConfigError(
+            f"{run.folder} holds a run already; give --resume to continue it, --overwrite to "
+            "replace it, or another --out"
+        )
+    plain = run.kind()
+    settings = DATASET_SETTINGS.get(values.get("dataset", plain.dataset), {})
+    backbone = values.get("backbone", plain.network.backbone)
+    of_backbone = backbone_settings.get(backbone, {})
+    values = {**PRESETS[preset], **of_backbone, **settings, **values}
+    config = plain.with_values(values)
+    if "image_size" in values:
+        return config, config.network.image_size
+    return config, size_of_weights(config.weights)
+
+
+def size_of_weights(weights: str | None) -> int | None:
+    """The side of the pictures that these weights were trained with."""
+    from retrieval.checkpoint import kind_of_model, network_spec
+
+    if weights is None:
+        return None
+    ours = weights != "imagenet" and kind_of_model(Path(weights)) is not None
+    return network_spec(Path(weights)).image_size if ours else WEIGHTS_SIZE
+
+
+def read_data(
+    config: TrainConfig, data_dir: Path | None, size: int | None, tell: Callable[[str], None]
+) -> "LabeledImages":
+    from retrieval.datasets import load_dataset
+    from retrieval.progress import Progress
+
+    with Progress("Reading", None, "pictures") as progress:
+        data = load_dataset(
+            config.dataset, data_dir=data_dir, image_size=size, on_picture=progress.set_of
+        )
+    tell(
+        f"{data.name}: {len(data):,} pictures of {data.images.shape[1]} pixels, "
+        f"{len(data.classes)} classes"
+    )
+    if data.left_out:
+        path, reason = data.left_out[0]
+        tell(f"{len(data.left_out):,} pictures were left out, the first: {path}: {reason}")
+    return data
+
+
+def silent(text: str) -> None:
+    """What processes other than the first have to say."""
+
+
+def begin(
+    config: TrainConfig,
+    device: str,
+    data_dir: Path | None,
+    size: int | None,
+    into: str,
+) -> tuple["LabeledImages", Any, Callable[[str], None]]:
+    """The pictures, the device, and how this process speaks, where several train together."""
+    from retrieval.device import choose_device, describe
+    from retrieval.processes import Processes
+
+    chosen = choose_device(device)
+    processes = Processes.join(chosen)
+    tell = say if processes.first else silent
+    tell(f"Training on {describe(chosen, config.fit.precision)} {into}")
+    if not processes.first:
+        processes.wait()  # the first one decodes, the others take what it kept
+    data = read_data(config, data_dir, size, tell)
+    if processes.first:
+        processes.wait()
+    return data, chosen, tell
