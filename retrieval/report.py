@@ -291,9 +291,9 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str], path: Path)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("class")
-    names = [_cut_name(name) for name in classes]
-    axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(classes)), names, fontsize=8)
+    names = [_plain(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(classes)), names, fontsize=8, parse_math=False)
     for row, column in np.argwhere(confusion > 0) if len(classes) <= 40 else []:
         colour = PAPER if shares[row, column] > 0.5 else INK
         count = str(confusion[row, column])
@@ -301,9 +301,3 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str], path: Path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, buffer.getvalue())
-
-
-def _cut_name(name: str) -> str:
-    """At most 24 letters, none of which mean anything to matplotlib."""
-    name = "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")
-    return name if len(name) <= 24 else name[:23] + "…"
