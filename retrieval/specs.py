@@ -113,3 +113,40 @@ class ClassifierSpec(NetworkSpec):
     )  # fmt: skip
     classes: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; they come with the data."""
+
+
+@dataclass(frozen=True)
+class DetectorSpec(NetworkSpec):
+    """All that is needed to rebuild a detector without its weights."""
+
+    model: str = choice(
+        "tiny-ssd",
+        "detector: tiny-ssd, ssd, yolo (one stage); faster-rcnn, mask-rcnn, fast-rcnn, rcnn (regions "
+        "first)",
+        choices=("tiny-ssd", "ssd", "yolo", "faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn"),
+    )
+    image_size: int = choice(
+        256,
+        "side of the square that pictures are fitted into, in pixels",
+        at_least=64,
+        at_most=1024,
+    )
+    pyramid: bool = choice(
+        False,
+        "of ssd, faster-rcnn and mask-rcnn: a feature pyramid over several stages of the backbone",
+    )
+    region_pool: str = choice(
+        "align",
+        "of the detectors with regions: RoI align, or RoI pool as Fast R-CNN was published",
+        choices=("align", "pool"),
+    )
+    nms_iou: float = choice(
+        0.5, "of two boxes of one class that overlap more than this, the surer one stays",
+        at_least=0.01, at_most=1,
+    )  # fmt: skip
+    least_score: float = choice(
+        0.01, "objects less sure than this are never told of", at_least=0, at_most=1
+    )
+    most: int = choice(100, "objects told of in a picture, at most", at_least=1, at_most=1000)
+    classes: tuple[str, ...] = ()
+    """Names of the classes; they come with the data."""

@@ -15,7 +15,7 @@ LAYERS = [
     {"search", "building", "exchange", "binning", "labelling"},
     {"embedding", "comparing", "questions"},
     {"checkpoint"},
-    {"embedder", "classifier"},
+    {"embedder", "classifier", "detection"},
     {"network"},
     {"training", "losses", "datasets"},
     {"structure", "metric_losses", "mining", "sampling", "augment", "pooling", "backbones",

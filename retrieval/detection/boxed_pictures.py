@@ -1,0 +1,87 @@
+"""Pictures with the objects that they show: what detectors learn from and are measured on."""
+
+import dataclasses
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from retrieval.images import read_image
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """The R known objects of one picture.
+
+    ``boxes`` float32 (R,4): left, top, right, bottom in pixels; ``labels`` int64 (R,), positions among
+    the classes; ``crowd`` bool (R,): boxes around many, which are neither learnt from nor missed;
+    ``masks`` bool (R,H,W), or None where only boxes are known. No objects: R is 0.
+    Raises ValueError where the shapes do not fit.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    masks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        masks = count if self.masks is None else len(self.masks)
+        if self.boxes.shape != (count, 4) or len(self.crowd) != count or masks != count:
+            raise ValueError(
+                f"boxes {self.boxes.shape}, labels {self.labels.shape}, crowd {self.crowd.shape} and "
+                f"{masks} masks do not go together; expected (R,4), (R,), (R,) and R"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, rows: np.ndarray) -> Self:
+        """The objects of these rows (positions or a mask of bool), in their order."""
+        masks = None if self.masks is None else self.masks[rows]
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            masks=masks,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxedPictures:
+    """Pictures, as files or uint8 (H,W,3) in memory, each with its ``objects``.
+
+    ``left_out`` says which files, or objects of them, could not be taken, and why.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    pictures: tuple[Path | np.ndarray, ...]
+    objects: tuple[Objects, ...]
+    left_out: tuple[tuple[Path, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, row: int) -> np.ndarray:
+        """The picture of this row, uint8 (H,W,3). Raises ImageError where it cannot be read."""
+        picture = self.pictures[row]
+        return picture if isinstance(picture, np.ndarray) else read_image(picture)
+
+    def subset(self, rows: np.ndarray) -> Self:
+        """The pictures of these rows, in their order."""
+        return dataclasses.replace(
+            self,
+            pictures=tuple(self.pictures[row] for row in rows),
+            objects=tuple(self.objects[row] for row in rows),
+        )
+
+    def holdout(self, share: float, seed: int) -> tuple[Self, Self]:
+        """All but ``share`` of the pictures, and that share; it depends on the seed alone.
+
+        Both keep at least one picture, where a share above 0 is wanted and there are two.
+        """
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = min(max(round(share * len(self)), 1), len(self) - 1) if share else 0
+        return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
