@@ -3,10 +3,14 @@
 Bins are given by their edges e₀ ≤ e₁ ≤ … ≤ e_b: bin i holds eᵢ ≤ x < eᵢ₊₁, the last one its upper edge
 too. Values below e₀ count to the first bin, values above e_b to the last, so that every number has a
 code. A centre stands for all values of its bin. Edges and centres have the type of the values.
+In several dimensions there are centres alone.
 """
 
+import faiss
 import numpy as np
 
+POINTS_A_CENTER = 256
+"""Rows for each centre that k-means in several dimensions learns from at most, as FAISS does."""
 LLOYD_STEPS = 100
 """Steps of k-means at most; what later ones still gain is less than a thousandth of the error."""
 
@@ -71,6 +75,21 @@ def kmeans(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         first, last = different[cuts[:-1]], different[cuts[1:] - 1]
         different = np.clip((means * scale).astype(values.dtype), first, last)
     return between(different, values[0], values[-1]), different
+
+
+def clusters(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Centres float32 (b,d) of k-means over rows float32 (n,d); the rows where few are different."""
+    rows = np.ascontiguousarray(rows) + np.float32(0)  # no −0, whose bytes differ from those of 0
+    as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
+    _, first = np.unique(as_bytes, return_index=True)
+    if len(first) <= k:
+        return rows[np.sort(first)]
+    means = faiss.Kmeans(
+        rows.shape[1], k, niter=25, seed=seed, min_points_per_centroid=1,
+        max_points_per_centroid=POINTS_A_CENTER,
+    )  # fmt: skip
+    means.train(rows)
+    return np.asarray(means.centroids)
 
 
 def between(centers: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -150,8 +150,10 @@ class CodeIndex:
         self._kernel = self._fast = None
         # Sums of l1 have no kernel; nor is there anything to search in no vectors.
         if metric != "l1" and len(packed):
-            self._kernel = _even_kernel(codebook, packed)
-            if self._kernel is None:
+            self._kernel = even_kernel(codebook)
+            if self._kernel is not None:
+                _fill(self._kernel, packed)
+            else:
                 self._kernel = _tables(codebook, 8, packed)
                 if codebook.bits < 8:
                     self._fast = faiss.IndexPQFastScan(_tables(codebook, 4, packed))
@@ -243,10 +245,10 @@ def _tables(codebook: Codebook, bits: int, packed: np.ndarray) -> "faiss.IndexPQ
     return index
 
 
-def _even_kernel(codebook: Codebook, packed: np.ndarray) -> "faiss.Index | None":
-    """FAISS's scalar quantiser, for 16 or 256 centres at even distances, which need no table.
+def even_kernel(codebook: Codebook, metric: int = faiss.METRIC_L2) -> "faiss.Index | None":
+    """FAISS's scalar quantiser, empty, for 16 or 256 centres at even distances, which need no table.
 
-    It decodes code c of k as v + (c + 1/2)/(k − 1)·w.
+    It decodes code c of k as v + (c + 1/2)/(k − 1)·w. None for other centres.
     """
     kinds = {4: faiss.ScalarQuantizer.QT_4bit, 8: faiss.ScalarQuantizer.QT_8bit}
     spacing = np.diff(codebook.centers, axis=1)
@@ -254,10 +256,10 @@ def _even_kernel(codebook: Codebook, packed: np.ndarray) -> "faiss.Index | None"
     if wide or not np.allclose(spacing, spacing[:, :1], rtol=1e-3, atol=0):
         return None
     first, last = codebook.centers[:, 0, 0], codebook.centers[:, -1, 0]
-    index = faiss.IndexScalarQuantizer(codebook.dim, kinds[codebook.bits])
+    index = faiss.IndexScalarQuantizer(codebook.dim, kinds[codebook.bits], metric)
     low = first - (last - first) / ((1 << codebook.bits) - 1) / 2
     faiss.copy_array_to_vector(np.concatenate([low, last - first]), index.sq.trained)
-    _fill(index, packed)
+    index.is_trained = True
     return index
 
 

@@ -17,8 +17,7 @@ def groups_to_rewrite(snapshot: Snapshot) -> list[list[Shard]]:
 
     Done twice there is nothing left to do: what did not fit into one before does not fit afterwards.
     """
-    row_bytes = snapshot.settings["dim"] * np.dtype(snapshot.settings["dtype"]).itemsize
-    limit = max(SHARD_BYTES // row_bytes, 1)
+    limit = max(SHARD_BYTES // snapshot.storage.row_bytes, 1)
     groups: list[list[Shard]] = []
     dirty: list[bool] = []
     rows = 0
@@ -37,9 +36,8 @@ def groups_to_rewrite(snapshot: Snapshot) -> list[list[Shard]]:
 def living_rows(
     snapshot: Snapshot, group: Sequence[Shard]
 ) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """The living ids int64 (n,) of some shards, and their vectors in parts of about 8 MiB."""
-    row_bytes = snapshot.settings["dim"] * np.dtype(snapshot.settings["dtype"]).itemsize
-    step = max(PART_BYTES // row_bytes, 1)
+    """The living ids int64 (n,) of some shards, and their rows, as stored, in parts of about 8 MiB."""
+    step = max(PART_BYTES // snapshot.storage.row_bytes, 1)
     kept = [snapshot.keep(snapshot.arrays[shard.ids_file].array, None) for shard in group]
     ids = [
         snapshot.arrays[shard.ids_file].array[keep] for shard, keep in zip(group, kept, strict=True)
@@ -48,7 +46,7 @@ def living_rows(
     def vectors() -> Iterator[np.ndarray]:
         for shard, keep in zip(group, kept, strict=True):
             for start in range(0, shard.rows, step):
-                rows = snapshot.arrays[shard.vectors_file].rows(start, start + step)
+                rows = snapshot.arrays[shard.vectors_file].stored(start, start + step)
                 yield rows[keep[start : start + step]]
 
     return np.concatenate(ids), vectors()

@@ -253,6 +253,7 @@ class Gallery:
             "plan": self.settings.get("plan"),
             "indexed": len(self.snapshot.indexed_ids),
             "dtype": self.settings["dtype"],
+            "codes": self.settings.get("codes_worth"),
             "removed_rows": len(self.snapshot.dead),
             "files": files[0],
             "bytes": files[1],

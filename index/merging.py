@@ -11,7 +11,8 @@ import numpy as np
 from index.errors import GalleryError, ModelMismatch
 from index.gallery import Gallery
 from index.items import Item
-from index.writer import GalleryWriter, create_gallery
+from index.new_gallery import create_gallery
+from index.writer import GalleryWriter
 
 COMMIT_ROWS = 8192
 
@@ -47,7 +48,7 @@ def open_or_create_like(path: Path, sources: Sequence[Gallery]) -> Gallery:
         model=model,
         image_root=source.image_root,
         index_key=source.settings["index_key"],
-        dtype=source.settings["dtype"],
+        dtype=source.snapshot.storage.float_dtype,
     )
 
 

@@ -80,7 +80,7 @@ def stays_exact(snapshot: Snapshot, limits: Limits) -> bool:
     rows, dim = snapshot.n_items, snapshot.settings["dim"]
     if rows < LEAST_ROWS:
         return True
-    size = rows * dim * np.dtype(snapshot.settings["dtype"]).itemsize
+    size = rows * snapshot.storage.row_bytes
     within = limits.max_query_ms is None and size <= (limits.max_bytes or np.inf)
     return within and rows * dim <= EXACT_NUMBERS
 
@@ -92,6 +92,7 @@ def candidate_keys(rows: int, dim: int, metric: str, *, removed: bool) -> list[s
     if metric != "l1":
         keys += [f"IVF{lists},SQ8", f"IVF{lists},RaBitQ"]
         keys += [f"IVF{lists},PQ{dim // 2}x4fs"] if dim % 2 == 0 else []
+        keys += [f"kmeans:8x{dim // 8}"] if dim % 8 == 0 else []  # the smallest of all
     return keys if removed else [*keys, "HNSW32"]
 
 
@@ -101,11 +102,11 @@ def lists_for(rows: int) -> int:
     return int(2 ** max(round(np.log2(max(wanted, 1))), 0))
 
 
-def check_budget(rows: int, dim: int, metric: str, itemsize: int, limits: Limits) -> None:
+def check_budget(rows: int, dim: int, metric: str, row_bytes: int, limits: Limits) -> None:
     """Raises BudgetError, with the smallest budget that would work, where no index can be so small."""
     if limits.max_bytes is None:
         return
-    sizes = {FLAT: rows * dim * itemsize}
+    sizes = {FLAT: rows * row_bytes}
     if rows >= LEAST_ROWS:
         keys = candidate_keys(rows, dim, metric, removed=False)
         sizes |= {key: expected_bytes(key, rows, dim) for key in keys}
@@ -125,15 +126,15 @@ def choose(
     Raises BudgetError, with the smallest limit that would work, where none keeps to the limits.
     """
     rows, dim, metric = len(ids), snapshot.settings["dim"], snapshot.settings["metric"]
-    itemsize = np.dtype(snapshot.settings["dtype"]).itemsize
-    check_budget(rows, dim, metric, itemsize, limits)
+    row_bytes = snapshot.storage.row_bytes
+    check_budget(rows, dim, metric, row_bytes, limits)
     n_held = min(HELD_OUT, rows // 20)
     order = np.random.default_rng(seed).permutation(rows)[: SAMPLE_ROWS + n_held]
     held, sample = np.sort(ids[order[:n_held]]), np.sort(ids[order[n_held:]])
     trial = Trial(snapshot, sample, held)
     keys = candidate_keys(len(sample), dim, metric, removed=len(snapshot.dead) > 0)
     final = candidate_keys(rows, dim, metric, removed=len(snapshot.dead) > 0)
-    measured = [trial.exact(rows * dim * itemsize)]
+    measured = [trial.exact(rows * row_bytes)]
     for number, (key, final_key) in enumerate(zip(keys, final, strict=True)):
         report("Measuring", number, len(keys))
         size = expected_bytes(final_key, rows, dim)

@@ -31,9 +31,10 @@ def rough_distances(queries: np.ndarray, ids: np.ndarray, snapshot: Snapshot) ->
         return values.reshape(ids.shape)
     for found, shard, rows in snapshot.places(flat[pairs]):
         where = pairs if len(found) == len(pairs) else pairs[found]
-        vectors = shard.touched(rows)
-        if vectors.dtype != np.float32:
-            vectors, rows = vectors[rows].astype(np.float32), np.arange(len(rows))
+        if snapshot.storage.dtype == "float32":
+            vectors = shard.touched(rows)
+        else:
+            vectors, rows = shard.take(rows).astype(np.float32), np.arange(len(rows))
         values[where] = _pair_values(
             queries, where // ids.shape[1], vectors, rows, snapshot.settings["metric"]
         )

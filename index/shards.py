@@ -38,9 +38,19 @@ class Shard:
 
 
 class CheckedArray:
-    """An array (n,…) in a mapped file, each block of which is checked when it is first used."""
+    """An array (n,…) in a mapped file, each block of which is checked when it is first used.
 
-    def __init__(self, file: Path, record: "FileRecord", shape: tuple[int, ...], dtype: str):
+    ``rows`` and ``take`` give what ``decode`` makes of it.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        record: "FileRecord",
+        shape: tuple[int, ...],
+        dtype: str,
+        decode: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    ) -> None:
         """Raises DamagedGallery where the file has another size, shape or type, FileNotFoundError."""
         self.file, self.record = file, record
         found = file.stat().st_size
@@ -49,6 +59,7 @@ class CheckedArray:
                 f"{file} has {found} bytes, {record.bytes} were committed; restore it from a copy, or "
                 "build the gallery again"
             )
+        self.decode = decode
         self.raw = np.memmap(file, np.uint8, "r").view(np.ndarray)
         self.unchecked = np.ones(-(-found // BLOCK_BYTES), bool)
         self.pending = True
@@ -73,7 +84,11 @@ class CheckedArray:
         return self.raw[self.offset :].view(dtype).reshape(shape)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` … ``stop`` − 1, not copied. Raises DamagedGallery where bytes have changed."""
+        """Rows ``start`` … ``stop`` − 1. Raises DamagedGallery where bytes have changed."""
+        return self.decode(self.stored(start, stop))
+
+    def stored(self, start: int, stop: int) -> np.ndarray:
+        """The same as they lie in the file, not copied. Raises as ``rows``."""
         stop = min(stop, len(self.array))
         if self.pending and start < stop:
             first, last = (self.offset + row * self.row_bytes for row in (start, stop))
@@ -82,10 +97,10 @@ class CheckedArray:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """A copy of these rows. Raises DamagedGallery where bytes have changed."""
-        return self.touched(rows)[rows]
+        return self.decode(self.touched(rows)[rows])
 
     def touched(self, rows: np.ndarray) -> np.ndarray:
-        """All of it, these rows checked. Raises DamagedGallery where bytes have changed."""
+        """All of it as it lies in the file, these rows checked. Raises as ``rows``."""
         if self.pending and len(rows):
             first = self.offset + rows * self.row_bytes
             last = (first + self.row_bytes - 1) // BLOCK_BYTES

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from index.code_keys import CodeKey
+from index.codes import Codebook
 from index.database import DATABASE, Database, read_settings
 from index.errors import DamagedGallery, VectorError
 from index.exact_search import BLOCK_ROWS
 from index.shards import CheckedArray, FileRecord, Shard, check_file, read_records
+from index.storage import FLOATS, Storage
 from index.stored_index import StoredIndex, TunedIndex
 
 Files = dict[str, FileRecord]
@@ -33,6 +36,7 @@ class Snapshot:
     arrays: dict[str, CheckedArray]
     dead: np.ndarray
     n_items: int
+    storage: Storage
     stored: StoredIndex | None
 
     @functools.cached_property
@@ -201,21 +205,43 @@ def _load(
             f"{folder} lists {n_items} items and {len(dead)} removed ones, but its shards hold {total} "
             "vectors; restore it from a copy, or build it again"
         )
+    storage = _storage(folder, settings, files, before)
     arrays = {}
     for shard in shards:
-        for name, shape, dtype in (
-            (shard.vectors_file, (shard.rows, settings["dim"]), settings["dtype"]),
-            (shard.ids_file, (shard.rows,), "int64"),
+        for name, shape, dtype, decode in (
+            (shard.vectors_file, (shard.rows, storage.columns), storage.dtype, storage.decode),
+            (shard.ids_file, (shard.rows,), "int64", np.asarray),
         ):
             held = before.arrays.get(name) if before else None
-            if held is None and name not in files:
-                raise DamagedGallery(f"{folder / DATABASE} is damaged: it has no record of {name}")
-            arrays[name] = held or CheckedArray(folder / name, files[name], shape, dtype)
+            record = held.record if held else _record_of(name, folder, files)
+            arrays[name] = held or CheckedArray(folder / name, record, shape, dtype, decode)
         arrays[shard.ids_file].whole()
     return Snapshot(
-        settings=settings, shards=shards, arrays=arrays, dead=dead, n_items=n_items,
+        settings=settings, shards=shards, arrays=arrays, dead=dead, n_items=n_items, storage=storage,
         stored=_open_index(folder, settings, files, before),
     )  # fmt: skip
+
+
+def _storage(
+    folder: Path, settings: dict[str, Any], files: Files, before: Snapshot | None
+) -> Storage:
+    name, dim, metric = settings["dtype"], settings["dim"], settings["metric"]
+    if name in FLOATS:
+        return Storage(name, dim, metric)
+    if before is not None and before.storage.name == name:
+        return before.storage
+    file = settings["codebook_file"]
+    key = CodeKey.parse(name, dim)
+    groups = key.groups or dim
+    shape = (groups, 1 << key.bits, dim // groups)
+    centers = CheckedArray(folder / file, _record_of(file, folder, files), shape, "float32").whole()
+    return Storage(name, dim, metric, Codebook(centers))
+
+
+def _record_of(name: str, folder: Path, files: Files) -> FileRecord:
+    if name not in files:
+        raise DamagedGallery(f"{folder / DATABASE} is damaged: it has no record of {name}")
+    return files[name]
 
 
 def _open_index(

@@ -13,6 +13,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from index.code_keys import CodeKey, code_index, is_code
 from index.errors import DamagedGallery, IndexKeyError
 from index.neighbors import FAISS_METRIC
 
@@ -35,6 +36,11 @@ def check_key(key: str, metric: str, dim: int) -> None:
     Raises IndexKeyError.
     """
     if key in (FLAT, AUTO):
+        return
+    if is_code(key):
+        CodeKey.parse(key, dim)
+        if metric == "l1":
+            raise IndexKeyError(f"--index {key} goes with l2 and cosine, not with the l1 metric")
         return
     # Re-scoring is done here, from the stored vectors; ids are the gallery's own.
     wrapped = re.search("RFlat|Refine|IDMap", key)
@@ -65,6 +71,9 @@ def train_index(
     ``lists``: centres float32 (L,D) that another index has learnt, not to be learnt again. Raises
     IndexKeyError where there are too few vectors to train it.
     """
+    if is_code(key):
+        learnt = CodeKey.parse(key, sample.shape[1]).learn(sample, seed)
+        return code_index(learnt, metric)
     index = empty_index(key, metric, sample.shape[1])
     if _lists(index) > len(sample):
         raise IndexKeyError(
@@ -145,7 +154,9 @@ def efforts(index: "faiss.Index") -> list[int]:
 
 
 def expected_bytes(key: str, rows: int, dim: int) -> int:
-    """About the bytes of an index of IVF with Flat, SQ8, RaBitQ or fast-scan codes, or of HNSW."""
+    """About the bytes of an index: codes, IVF with Flat, SQ8, RaBitQ or fast-scan codes, or HNSW."""
+    if is_code(key):
+        return rows * CodeKey.parse(key, dim).bytes(dim)
     if graph := re.fullmatch(r"HNSW(\d+)", key):
         return rows * (4 * dim + 8 * int(graph[1]) + 16)
     lists, code = re.fullmatch(r"IVF(\d+),(\w+)", key).groups()

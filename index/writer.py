@@ -6,16 +6,11 @@ are swept by the next writer.
 """
 
 import dataclasses
-import glob
-import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -27,78 +22,26 @@ from index.compaction import groups_to_rewrite, living_rows
 from index.database import (
     BUSY_SECONDS,
     CHECKS,
-    FORMAT_VERSION,
-    SCHEMA,
-    Database,
     break_seal,
-    connect,
     is_sealed,
     write_seal,
     write_settings,
 )
-from index.errors import GalleryError, VectorError
+from index.encoding import learn_storage
+from index.errors import VectorError
 from index.gallery import Gallery
 from index.items import Item, NewItem
 from index.lock import take_lock
-from index.neighbors import METRICS, prepare
+from index.neighbors import prepare
 from index.planner import Limits, Report
 from index.shards import FileRecord, Shard, write_array, write_file
+from index.storage import Storage
 from index.stored_index import positions_file
 from index.upkeep import NewIndex, index_due
-from index.vector_index import FLAT, check_key, write_index
+from index.vector_index import check_key, write_index
 
-OURS = re.compile(r"(vectors|ids)-\d+\.npy|index-\d+(\.faiss|-positions\.npy)|\..+\.part")
+OURS = re.compile(r"(vectors|ids|codebook)-\d+\.npy|index-\d+(\.faiss|-positions\.npy)|\..+\.part")
 """Names of files that a writer makes: of these, those that no commit knows of are swept."""
-DTYPES = ("float32", "float16")
-
-
-def create_gallery(
-    path: Path,
-    *,
-    dim: int,
-    metric: str,
-    embedder_id: str,
-    model: dict[str, bytes],
-    image_root: Path,
-    index_key: str = FLAT,
-    dtype: str = "float32",
-    limits: Limits | None = None,
-) -> Gallery:
-    """A new, empty gallery in the folder ``path``, which must not exist or be empty.
-
-    ``model``: file name → content of the embedder. Raises GalleryError where something is in the way,
-    IndexKeyError for an index key that is unknown or does not go with the metric.
-    """
-    if metric not in METRICS or dtype not in DTYPES:
-        raise GalleryError(f"metric {metric!r} or dtype {dtype!r} is none of {METRICS}, {DTYPES}")
-    check_key(index_key, metric, dim)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise GalleryError(f"{path} exists already; give --overwrite to replace it")
-    # Built aside and renamed: a crash leaves no half gallery under the name.
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        shutil.rmtree(left)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.mkdir(parents=True)
-    db = connect(aside, create=True)
-    for statement in [*SCHEMA.split(";"), CHECKS]:
-        db.execute(statement)
-    db.execute("BEGIN")
-    for name, data in model.items():
-        _write_file(db, aside, f"model/{name}", data)
-    root = os.path.relpath(os.path.abspath(image_root), os.path.abspath(path))
-    write_settings(db, {
-        "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
-        "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
-        "embedder_id": embedder_id, "image_root": root, "plan": None,
-        "limits": dataclasses.asdict(limits or Limits()),
-    })  # fmt: skip
-    db.execute("COMMIT")
-    db.close()
-    write_seal(aside)
-    if path.exists():
-        path.rmdir()
-    aside.rename(path)
-    return Gallery.open(path)
 
 
 class GalleryWriter:
@@ -160,13 +103,10 @@ class GalleryWriter:
         vectors = prepare(vectors, self.gallery.dim, self.gallery.metric, "vectors")
         first = settings["next_id"]
         ids = np.arange(first, first + len(items), dtype=np.int64)
-        with np.errstate(over="ignore"):  # checked at once
-            stored = vectors.astype(settings["dtype"])
-        if not np.isfinite(stored).all():
-            largest = float(np.abs(vectors).max())
-            raise VectorError(f"{settings['dtype']} cannot hold {largest:g}; store float32")
+        storage = self.gallery.snapshot.storage
+        stored = storage.encode(vectors)
         with self._commit(next_id=first + len(items)):
-            self._write_shard([stored], ids)
+            self._write_shard([stored], ids, storage)
             store.insert_items(self.db, first, items)
         return [int(i) for i in ids]
 
@@ -268,6 +208,41 @@ class GalleryWriter:
         self.refresh_index()
         return len(snapshot.dead)
 
+    def encode(
+        self, key: str, on_progress: Callable[[int, int], None] = lambda d, of: None
+    ) -> None:
+        """Store codes in the place of the vectors, which cannot be had back; one commit.
+
+        The codebook is learnt from a sample of the vectors, and later ones are coded with it. How much
+        is lost is measured and kept with the gallery: see ``index.encoding``. The same key again
+        changes nothing. Raises IndexKeyError for a key that is no code, GalleryError where there are
+        other codes already, or no vectors to learn from.
+        """
+        snapshot = self.gallery.snapshot
+        if snapshot.storage.name == key:
+            return
+        storage, worth = learn_storage(snapshot, key)
+        total, done = sum(shard.rows for shard in snapshot.shards), 0
+        name = f"codebook-{snapshot.settings['next_number']:06}.npy"
+        with self._commit(
+            dtype=key, codebook_file=name, codes_worth=worth, index_file=None, plan=None
+        ):
+            assert storage.codebook is not None
+            centers = storage.codebook.centers
+            self._take_number()
+            self._write_array(name, [centers], centers.shape, "float32")
+            self._drop(snapshot.shards)
+            for shard in snapshot.shards:
+                ids, parts = living_rows(snapshot, [shard])
+                if len(ids):
+                    self._write_shard((storage.encode(part) for part in parts), ids, storage)
+                done += shard.rows
+                on_progress(done, total)
+            self.db.execute("DELETE FROM dead")
+            self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
+        self._sweep()
+        self.refresh_index()
+
     def _rewrite(self, group: Sequence[Shard]) -> None:
         """Replace shards that follow each other by one of their living rows, in one commit."""
         snapshot = self.gallery.snapshot
@@ -278,16 +253,19 @@ class GalleryWriter:
         # Ids without a vector must not be found: an index that knows them is of no more use.
         stale = np.isin(gone, snapshot.indexed_ids).any()
         with self._commit(**({"index_file": None} if stale else {})):
-            for shard in group:
-                names = [(shard.vectors_file,), (shard.ids_file,)]
-                self.db.execute("DELETE FROM shards WHERE number = ?", (shard.number,))
-                self.db.executemany("DELETE FROM files WHERE name = ?", names)
-                self.db.executemany("DELETE FROM checks WHERE name = ?", names)
+            self._drop(group)
             if len(ids):
-                self._write_shard(vectors, ids)
+                self._write_shard(vectors, ids, snapshot.storage)
             self.db.executemany("DELETE FROM dead WHERE id = ?", [(int(i),) for i in gone])
             if stale:
                 self.db.execute("DELETE FROM files WHERE name LIKE 'index-%'")
+
+    def _drop(self, shards: Sequence[Shard]) -> None:
+        for shard in shards:
+            names = [(shard.vectors_file,), (shard.ids_file,)]
+            self.db.execute("DELETE FROM shards WHERE number = ?", (shard.number,))
+            self.db.executemany("DELETE FROM files WHERE name = ?", names)
+            self.db.executemany("DELETE FROM checks WHERE name = ?", names)
 
     @contextmanager
     def _commit(self, **settings: object) -> Iterator[None]:
@@ -306,29 +284,30 @@ class GalleryWriter:
             raise
         self.gallery.refresh()
 
-    def _write_shard(self, vectors: Iterable[np.ndarray], ids: np.ndarray) -> None:
-        """Vectors of ids (n,) come in parts, one after another."""
-        row = self.db.execute("SELECT value FROM settings WHERE name = 'next_number'").fetchone()
-        shard = Shard(json.loads(row[0]), len(ids))
-        shape = (len(ids), self.gallery.dim)
-        for name, record in (
-            (
-                shard.vectors_file,
-                write_array(
-                    self.path / shard.vectors_file, vectors, shape, self.gallery.settings["dtype"]
-                ),
-            ),
-            (
-                shard.ids_file,
-                write_array(self.path / shard.ids_file, [ids], shape[:1], "int64"),
-            ),
-        ):
-            self._record(name, record)
-            assert record.crc32 is not None
-            self.db.execute("INSERT INTO checks VALUES (?, ?)", (name, record.crc32.tobytes()))
+    def _write_shard(self, rows: Iterable[np.ndarray], ids: np.ndarray, storage: Storage) -> None:
+        """Vectors of ids (n,), as they are stored, come in parts, one after another."""
+        shard = Shard(self._take_number(), len(ids))
+        shape = (len(ids), storage.columns)
+        self._write_array(shard.vectors_file, rows, shape, storage.dtype)
+        self._write_array(shard.ids_file, [ids], shape[:1], "int64")
         span = (int(ids[0]), int(ids[-1]))
         self.db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (shard.number, *span, len(ids)))
-        write_settings(self.db, {"next_number": shard.number + 1})
+
+    def _take_number(self) -> int:
+        """The number of the next file, within a commit."""
+        row = self.db.execute("SELECT value FROM settings WHERE name = 'next_number'").fetchone()
+        number: int = json.loads(row[0])
+        write_settings(self.db, {"next_number": number + 1})
+        return number
+
+    def _write_array(
+        self, name: str, parts: Iterable[np.ndarray], shape: tuple[int, ...], dtype: str
+    ) -> None:
+        """An array that is checked as it is read."""
+        record = write_array(self.path / name, parts, shape, dtype)
+        self._record(name, record)
+        assert record.crc32 is not None
+        self.db.execute("INSERT INTO checks VALUES (?, ?)", (name, record.crc32.tobytes()))
 
     def _sweep(self) -> None:
         """Delete files that no commit knows of: leavings of a writer that was killed."""
@@ -345,10 +324,3 @@ class GalleryWriter:
         file = self.path / "failed.jsonl"
         if rows or file.exists():
             write_atomically(file, data)
-
-
-def _write_file(db: "Database", folder: Path, name: str, data: bytes) -> None:
-    """Put a file into the gallery, and its checksum into the open transaction."""
-    write_atomically(folder / name, data)
-    row = (name, len(data), hashlib.sha256(data).hexdigest())
-    db.execute("INSERT INTO files VALUES (?, ?, ?)", row)

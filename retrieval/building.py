@@ -14,9 +14,10 @@ import torch
 from index.errors import GalleryError
 from index.gallery import Gallery
 from index.items import NewItem
+from index.new_gallery import create_gallery
 from index.planner import Limits, Report, check_budget
 from index.vector_index import AUTO
-from index.writer import GalleryWriter, create_gallery
+from index.writer import GalleryWriter
 from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_file
 from retrieval.comparing import Changes, compare, compare_folders, lies_in, mark_of, stored_path
 from retrieval.embedding import Batch, Count, embed_pictures
@@ -39,7 +40,7 @@ def open_or_create(
     metric: str | None = None,
     index_key: str | None = None,
     limits: Limits | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     overwrite: bool = False,
 ) -> Gallery:
     """The gallery at ``out`` for pictures of ``sources``: a new one, or one that is continued.
@@ -79,7 +80,7 @@ def open_or_create(
         image_root=_common_root(sources),
         index_key=index_key or AUTO,
         limits=limits,
-        dtype=dtype,
+        dtype=dtype or "float32",
     )
 
 
@@ -130,9 +131,9 @@ def fill(
 def _check_budget(gallery: Gallery, n_pictures: int) -> None:
     """Say now, and not after hours of embedding, that no index can be as small as was asked for."""
     if gallery.settings["index_key"] == AUTO:
-        itemsize = np.dtype(gallery.settings["dtype"]).itemsize
         rows = max(n_pictures, len(gallery))
-        check_budget(rows, gallery.dim, gallery.metric, itemsize, gallery.limits)
+        row_bytes = gallery.snapshot.storage.row_bytes
+        check_budget(rows, gallery.dim, gallery.metric, row_bytes, gallery.limits)
 
 
 def sync(

@@ -22,8 +22,9 @@ from index.errors import DamagedGallery, GalleryError
 from index.gallery import Gallery
 from index.items import Item, NewItem
 from index.neighbors import prepare
+from index.new_gallery import create_gallery
 from index.shards import write_array
-from index.writer import GalleryWriter, create_gallery
+from index.writer import GalleryWriter
 from retrieval.checkpoint import MODEL_FILE, embedder_id, model_file
 from retrieval.errors import DataError
 from retrieval.summary import FillSummary
@@ -65,7 +66,7 @@ def export_gallery(
         part = ids[start : start + step]
         vectors, table = _files(out, layout, number)
         blocks = _vectors(gallery, part, on_progress)
-        write_array(vectors, blocks, (len(part), gallery.dim), gallery.settings["dtype"])
+        write_array(vectors, blocks, (len(part), gallery.dim), gallery.snapshot.storage.float_dtype)
         write_table(table, _absolute(gallery, part, islice(items, len(part))))
     write_atomically(marker, json.dumps({**facts, "complete": True}, indent=2).encode())
     return len(ids)
@@ -218,11 +219,13 @@ def _import_block(
     there = gallery.items_of_paths(list(rows))
     old_vectors = gallery.vectors(np.array([item.id for item in there.values()], np.int64))
     old = dict(zip(there, old_vectors, strict=True))
+    storage = gallery.snapshot.storage
+    as_stored = storage.decode(storage.encode(vectors)).astype(np.float32)
     new, updates = [], []
     for path, row in rows.items():
         item, same = dataclasses.replace(items[row], path=path), there.get(path)
-        as_stored = vectors[row].astype(gallery.settings["dtype"]).astype(np.float32)
-        if same is None or item.content_hash != same.content_hash or (old[path] != as_stored).any():
+        same_vector = same is not None and (old[path] == as_stored[row]).all()
+        if same is None or item.content_hash != same.content_hash or not same_vector:
             new.append((row, item))
             continue
         now = dataclasses.replace(same, **dataclasses.asdict(item))

@@ -33,8 +33,8 @@ from index.approximate_search import approximate_search
 from index.gallery import Gallery
 from index.items import NewItem
 from index.neighbors import prepare
+from index.new_gallery import create_gallery
 from index.planner import Limits
-from index.writer import create_gallery
 
 K = 10
 QUERIES = 1000

@@ -6,7 +6,7 @@ import numpy as np
 
 from index.gallery import Gallery
 from index.items import NewItem
-from index.writer import create_gallery
+from index.new_gallery import create_gallery
 
 
 def make_gallery(path: Path, **options: object) -> Gallery:

@@ -209,6 +209,35 @@ def test_tune_measures_and_info_shows_it(
     assert json.loads(run("info", "--gallery", gallery, "--json").stdout)["plan"] == shown["plan"]
 
 
+def test_codes_are_searched_and_can_be_all_that_is_stored(place: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "c.gallery"
+    build = [
+        "build-index",
+        place / "pictures" / "train",
+        "--model",
+        place / "run",
+        "--out",
+        gallery,
+    ]
+    assert json.loads(run(*build, "--codes", "kmeans:4", "--json").stdout)["added"] == 36
+    facts = json.loads(run("info", "--gallery", gallery, "--json").stdout)
+    assert (facts["index"], facts["dtype"], facts["codes"]) == ("kmeans:4", "float32", None)
+    again = [*build, "--codes", "kmeans:4", "--codes-only"]
+    run(*again)
+    assert json.loads(run(*again, "--json").stdout)["unchanged"] == 36
+    assert "bytes a vector; " in run("info", "--gallery", gallery).stdout
+    run("verify", "--gallery", gallery)
+    photo = next((place / "pictures" / "train").rglob("*.png"))
+    assert len(json.loads(run("query", photo, "--gallery", gallery, "--json").stdout)) >= 1
+    other = run("tune", "--gallery", gallery, "--codes", "kmeans:8", "--codes-only", code=1).output
+    assert "stored as kmeans:4 already" in other
+    both = run(*build, "--codes", "kmeans:4", "--index", "Flat", code=2).output
+    assert "give --index or --codes" in both
+    assert "--codes-only needs --codes" in run(*build, "--codes-only", code=2).output
+    assert "no code such as" in run(*build, "--codes", "IVF4,Flat", code=2).output
+    assert "1, 2, 4 or 8 bits" in run(*build, "--overwrite", "--codes", "kmeans:3", code=1).output
+
+
 def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:
     gallery = tmp_path / "g.gallery"
     train, test = place / "pictures" / "train", place / "pictures" / "test"

@@ -76,21 +76,22 @@ def test_senseless_limits_are_refused(values: dict[str, float]) -> None:
 
 def test_the_smallest_budget_is_named_before_anything_is_built() -> None:
     with pytest.raises(BudgetError, match=r"1,000,000 vectors of 128 .*--max-index") as caught:
-        check_budget(1_000_000, 128, "l2", 4, Limits(max_bytes=1000))
+        check_budget(1_000_000, 128, "l2", 512, Limits(max_bytes=1000))
     named = int(str(caught.value).split("usage ")[1].split(" ")[0])
-    check_budget(1_000_000, 128, "l2", 4, Limits(max_bytes=named))
+    check_budget(1_000_000, 128, "l2", 512, Limits(max_bytes=named))
     with pytest.raises(BudgetError):
-        check_budget(1_000_000, 128, "l2", 4, Limits(max_bytes=named - 1))
-    assert 30e6 < named < 40e6
-    check_budget(1_000_000, 128, "l2", 4, Limits())
-    check_budget(10, 128, "l1", 4, Limits(max_bytes=5120))
+        check_budget(1_000_000, 128, "l2", 512, Limits(max_bytes=named - 1))
+    assert named == 16e6  # the smallest codes
+    check_budget(1_000_000, 128, "l2", 512, Limits())
+    check_budget(10, 128, "l1", 512, Limits(max_bytes=5120))
     with pytest.raises(BudgetError, match="smallest is Flat: give --max-index-memory-usage 5120"):
-        check_budget(10, 128, "l1", 4, Limits(max_bytes=5119))
+        check_budget(10, 128, "l1", 512, Limits(max_bytes=5119))
 
 
 def test_candidates_fit_metric_dimension_and_history() -> None:
     assert candidate_keys(1_000_000, 128, "l2", removed=False) == [
-        "IVF4096,Flat", "IVF4096,SQ8", "IVF4096,RaBitQ", "IVF4096,PQ64x4fs", "HNSW32",
+        "IVF4096,Flat", "IVF4096,SQ8", "IVF4096,RaBitQ", "IVF4096,PQ64x4fs", "kmeans:8x16",
+        "HNSW32",
     ]  # fmt: skip
     assert candidate_keys(1_000_000, 128, "l1", removed=False) == ["IVF4096,Flat", "HNSW32"]
     assert "HNSW32" not in candidate_keys(1_000_000, 128, "l2", removed=True)

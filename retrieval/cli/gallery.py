@@ -18,7 +18,7 @@ from retrieval.cli.options import (
     wait_option,
     where_option,
 )
-from retrieval.cli.tune import index_options, limits_of, plan_text
+from retrieval.cli.tune import code_to_store, index_options, limits_of, plan_text
 from retrieval.specs import DISTANCES
 
 if TYPE_CHECKING:
@@ -75,10 +75,8 @@ def filling_options(command: Command) -> Command:
 @index_options
 @click.option(
     "--dtype",
-    default="float32",
-    show_default=True,
     type=click.Choice(["float32", "float16"]),
-    help="How vectors are stored.",
+    help="How vectors are stored.  [default: float32]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a gallery that is there already.")
 @wait_option
@@ -92,7 +90,8 @@ def build_index(
     max_index_memory_usage: int | None,
     max_query_time_ms: float | None,
     recall_target: float | None,
-    dtype: str,
+    codes_only: bool,
+    dtype: str | None,
     overwrite: bool,
     wait: float,
     as_json: bool,
@@ -105,19 +104,26 @@ def build_index(
       retrieval build-index ~/Pictures --model runs/flowers --out photos.gallery
       retrieval build-index flowers/train --model runs/flowers --out flowers.gallery
       retrieval build-index list.csv --model runs/flowers --out list.gallery
+      retrieval build-index ~/Pictures --model runs/flowers --out small.gallery \\
+          --codes kmeans:8x16 --codes-only
 
     A CSV file has the columns path and, if you like, label; further columns are kept as metadata.
     Pictures that cannot be read are left out, with the reason in failed.jsonl. An interrupted build
     is continued by the same command.
     """
     from retrieval import building
+    from retrieval.progress import Progress
 
+    store = code_to_store(codes_only, index_key)
     gallery = building.open_or_create(
         out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
         overwrite=overwrite,
         limits=limits_of(None, max_index_memory_usage, max_query_time_ms, recall_target),
     )  # fmt: skip
     summary = _fill_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
+    if store is not None and not summary.interrupted and len(gallery):
+        with gallery.writer(wait) as writer, Progress("Coding", None, "vectors") as progress:
+            writer.encode(store, progress.set_of)
     _print_summary(summary, gallery, as_json)
     if gallery.settings.get("plan") and not as_json:
         say(plan_text(gallery.settings["plan"]))

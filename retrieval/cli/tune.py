@@ -31,6 +31,34 @@ class Bytes(click.ParamType):
         return int(float(found[1]) * UNITS[found[2].upper()])
 
 
+def _take_codes(ctx: click.Context, param: click.Parameter, codes: str | None) -> None:
+    """A code is the name of an index."""
+    from index.code_keys import is_code
+
+    if codes is None:
+        return
+    if ctx.params.get("index_key") is not None:
+        raise click.UsageError("give --index or --codes, not both")
+    if not is_code(codes):
+        raise click.BadParameter(
+            f"{codes!r} is no code such as equal-width:8, equal-frequency:4 or kmeans:8x16",
+            ctx,
+            param,
+        )
+    ctx.params["index_key"] = codes
+
+
+def code_to_store(codes_only: bool, index_key: str | None) -> str | None:
+    """The code that is stored in the place of vectors, if any."""
+    from index.code_keys import is_code
+
+    if not codes_only:
+        return None
+    if index_key is None or not is_code(index_key):
+        raise click.UsageError("--codes-only needs --codes, such as --codes kmeans:8x16")
+    return index_key
+
+
 def index_options(command: Command) -> Command:
     """Options on the choice of the index; they arrive as index_key and the three for ``limits``."""
     options = [
@@ -38,8 +66,21 @@ def index_options(command: Command) -> Command:
             "--index",
             "--index-key",
             "index_key",
+            is_eager=True,  # so that --codes finds it
             help="auto (chosen by measurement), Flat (exact), or a FAISS factory string such as "
             "IVF256,Flat or HNSW32.  [default: auto]",
+        ),
+        click.option(
+            "--codes",
+            expose_value=False,
+            callback=_take_codes,
+            help="Search packed codes of our own bins, such as equal-width:8, equal-frequency:4, "
+            "kmeans:2 or kmeans:8x16 (8 bits for each of 16 groups of numbers), instead of --index.",
+        ),
+        click.option(
+            "--codes-only",
+            is_flag=True,
+            help="Store these codes alone, and drop the vectors for good.",
         ),
         click.option(
             "--max-index-memory-usage",
@@ -106,13 +147,20 @@ def plan_text(plan: dict[str, Any] | None) -> str:
 @gallery_option
 @index_options
 @json_option
-def tune(gallery_path: Path | None, index_key: str | None, as_json: bool, **given: Any) -> None:
+def tune(
+    gallery_path: Path | None,
+    index_key: str | None,
+    codes_only: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Choose the index of a gallery anew, by measurement, and build it.
 
     \b
     Examples:
       retrieval tune --gallery photos.gallery
       retrieval tune --gallery photos.gallery --recall-target 0.99 --max-index-memory-usage 200MB
+      retrieval tune --gallery photos.gallery --codes kmeans:8x16 --codes-only
 
     Options that are not given stay as they are.
     """
@@ -121,7 +169,10 @@ def tune(gallery_path: Path | None, index_key: str | None, as_json: bool, **give
 
     gallery = Gallery.open(find_gallery(gallery_path))
     limits = limits_of(gallery.limits, **given) or gallery.limits
+    store = code_to_store(codes_only, index_key)
     with gallery.writer() as writer, Stages() as report:
+        if store is not None:
+            writer.encode(store, lambda done, of: report("Coding", done, of))
         writer.tune(index_key or gallery.settings["index_key"], limits, report)
     plan = gallery.settings["plan"]
     if as_json:

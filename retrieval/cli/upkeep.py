@@ -56,11 +56,23 @@ def info(gallery_path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    plan = facts.pop("plan")
+    plan, codes = facts.pop("plan"), facts.pop("codes")
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' '):<16} {value}")
+    if codes is not None:
+        click.echo(f"{'codes':<16} {_codes_text(codes)}")
     if plan is not None:
         click.echo(plan_text(plan))
+
+
+def _codes_text(codes: dict[str, Any]) -> str:
+    """What is left of vectors that were replaced by codes."""
+    kept = codes["overlap"]
+    worth = "too few vectors to measure what was lost" if kept is None else (
+        f"{kept:.0%} of the {codes['k']} nearest were the same as by the vectors, among "
+        f"{codes['compared']:,} of them"
+    )  # fmt: skip
+    return f"{codes['bytes']} bytes a vector; {worth}"
 
 
 @click.command()

@@ -43,7 +43,8 @@ class Detector(Network):
     spec: DetectorSpec
     propose: Callable[[np.ndarray], np.ndarray] | None = None
     """Boxes float32 (P,4) of a picture uint8 (H,W,3) that may hold objects, where the detector
-    does not find them itself. In pixels. Slow: batches ask once for each picture, and move the boxes with it."""
+    does not find them itself. In pixels. Slow: batches ask once for each picture, and move the boxes
+    with it."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Named loss terms, float32 (), that add up to what is minimised.

@@ -3,16 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import faiss
 import numpy as np
 
 from index import bins
 from index.codes import Codebook, unpack_codes
 from retrieval.discretize.base import Discretizer, SamplingDiscretizer, check_whole, ragged
 from retrieval.errors import ConfigError
-
-POINTS_A_CENTER = 256
-"""Rows for each centre that k-means in groups of columns learns from at most, as FAISS does."""
 
 
 class EqualWidthDiscretizer(Discretizer):
@@ -91,7 +87,7 @@ class KMeansDiscretizer(SamplingDiscretizer):
         if self.subspaces is None:
             return super()._make()
         groups = np.split(self._sample.rows().astype(np.float32), self.subspaces, axis=1)
-        return [_cluster(group, self.n_bins, self.seed) for group in groups]
+        return [bins.clusters(group, self.n_bins, self.seed) for group in groups]
 
     def _cut(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return bins.kmeans(values, self.n_bins)
@@ -123,18 +119,3 @@ class KMeansDiscretizer(SamplingDiscretizer):
         if self.subspaces is not None:
             check_whole("subspaces", self.subspaces)
             check_whole("n_bins with subspaces", self.n_bins, 256)
-
-
-def _cluster(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Centres float32 (b,d) of k-means over rows float32 (n,d); the rows where few are different."""
-    rows = np.ascontiguousarray(rows) + np.float32(0)  # no −0, whose bytes differ from those of 0
-    as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
-    _, first = np.unique(as_bytes, return_index=True)
-    if len(first) <= k:
-        return rows[np.sort(first)]
-    means = faiss.Kmeans(
-        rows.shape[1], k, niter=25, seed=seed, min_points_per_centroid=1,
-        max_points_per_centroid=POINTS_A_CENTER,
-    )  # fmt: skip
-    means.train(rows)
-    return np.asarray(means.centroids)

@@ -1,0 +1,81 @@
+"""Making a gallery: a folder with a database, a model and nothing else yet."""
+
+import dataclasses
+import glob
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from index.atomic import write_atomically
+from index.database import (
+    CHECKS,
+    FORMAT_VERSION,
+    SCHEMA,
+    Database,
+    connect,
+    write_seal,
+    write_settings,
+)
+from index.errors import GalleryError
+from index.gallery import Gallery
+from index.neighbors import METRICS
+from index.planner import Limits
+from index.storage import FLOATS
+from index.vector_index import FLAT, check_key
+
+
+def create_gallery(
+    path: Path,
+    *,
+    dim: int,
+    metric: str,
+    embedder_id: str,
+    model: dict[str, bytes],
+    image_root: Path,
+    index_key: str = FLAT,
+    dtype: str = "float32",
+    limits: Limits | None = None,
+) -> Gallery:
+    """A new, empty gallery in the folder ``path``, which must not exist or be empty.
+
+    ``model``: file name → content of the embedder. Raises GalleryError where something is in the way,
+    IndexKeyError for an index key that is unknown or does not go with the metric.
+    """
+    if metric not in METRICS or dtype not in FLOATS:
+        raise GalleryError(f"metric {metric!r} or dtype {dtype!r} is none of {METRICS}, {FLOATS}")
+    check_key(index_key, metric, dim)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise GalleryError(f"{path} exists already; give --overwrite to replace it")
+    # Built aside and renamed: a crash leaves no half gallery under the name.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        shutil.rmtree(left)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True)
+    db = connect(aside, create=True)
+    for statement in [*SCHEMA.split(";"), CHECKS]:
+        db.execute(statement)
+    db.execute("BEGIN")
+    for name, data in model.items():
+        _write_file(db, aside, f"model/{name}", data)
+    root = os.path.relpath(os.path.abspath(image_root), os.path.abspath(path))
+    write_settings(db, {
+        "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
+        "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
+        "embedder_id": embedder_id, "image_root": root, "plan": None,
+        "limits": dataclasses.asdict(limits or Limits()),
+    })  # fmt: skip
+    db.execute("COMMIT")
+    db.close()
+    write_seal(aside)
+    if path.exists():
+        path.rmdir()
+    aside.rename(path)
+    return Gallery.open(path)
+
+
+def _write_file(db: Database, folder: Path, name: str, data: bytes) -> None:
+    """Put a file into the gallery, and its checksum into the open transaction."""
+    write_atomically(folder / name, data)
+    row = (name, len(data), hashlib.sha256(data).hexdigest())
+    db.execute("INSERT INTO files VALUES (?, ?, ?)", row)
