@@ -119,7 +119,7 @@ class Codebook:
         """The vectors float32 (n,D) that packed codes stand for."""
         m = len(self.centers)
         codes = unpack_codes(packed, self.bits, m)
-        return self.centers[np.arange(m), codes].reshape(len(codes), -1)
+        return self.centers[np.arange(m), codes].reshape(len(codes), self.dim)
 
     def widened(self, bits: int) -> np.ndarray:
         """Centres float32 (M, 2^bits, d·e) of codes of so many bits, made of e codes each.

@@ -15,7 +15,7 @@ FLOATS = ("float32", "float16")
 class Storage:
     """``name`` is float32, float16, or the code (see ``index.code_keys``) whose ``codebook`` is given.
 
-    Codes stand for vectors near the ones that were stored; for cosine these have length 1 again.
+    What was rounded, or stands for vectors near those that were stored, has length 1 again for cosine.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Storage:
         return stored
 
     def decode(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors (n,D), floats, from rows as they are stored; float rows are given back."""
-        if self.codebook is None:
+        """Vectors (n,D), floats, from rows as they are stored, which themselves may be given back."""
+        if self.name == "float32" or (self.codebook is None and self.metric != "cosine"):
             return rows
-        vectors = self.codebook.decode(rows)
+        vectors = self.codebook.decode(rows) if self.codebook else rows.astype(np.float32)
         return unit(vectors) if self.metric == "cosine" else vectors
