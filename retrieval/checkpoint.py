@@ -51,7 +51,8 @@ def save_network(network: Network, file: Path, *, dtype: torch.dtype = torch.flo
     """
     (written,) = (f for f, (_, _, kind) in FORMATS.items() if isinstance(network, kind))
     state = {
-        name: (t.to(dtype) if t.ndim > 1 else t).detach().cpu().contiguous()
+        # A copy each: safetensors takes no memory that two names share.
+        name: (t.to(dtype) if t.ndim > 1 else t).detach().cpu().contiguous().clone()
         for name, t in network.state_dict().items()
     }
     metadata = {"format": written, "spec": json.dumps(network.spec.to_dict())}

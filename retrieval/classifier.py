@@ -69,7 +69,10 @@ class Head(nn.Module):
         layers: list[nn.Module] = []
         for width in hidden_layers(spec):
             activation = ACTIVATIONS[spec.activation or _activation(spec.backbone)]
-            layers += [nn.Linear(before, width), activation(), nn.Dropout(rate)]
+            linear: nn.Module = nn.Linear(before, width)
+            if spec.share_hidden and layers and _alike(layers[-3], linear):
+                linear = layers[-3]
+            layers += [linear, activation(), nn.Dropout(rate)]
             before = width
         self.hidden = nn.Sequential(*(layers or [nn.Dropout(rate)]))
         self.output = nn.Linear(before, 1 if self.logistic else len(spec.classes))
@@ -79,6 +82,10 @@ class Head(nn.Module):
         with in_float32(hidden):
             logits: Tensor = self.output(hidden.float()) / self.temperature
         return torch.cat([torch.zeros_like(logits), logits], 1) if self.logistic else logits
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    return [p.shape for p in one.parameters()] == [p.shape for p in other.parameters()]
 
 
 def _activation(backbone: str) -> str:

@@ -107,6 +107,9 @@ class ClassifierSpec(NetworkSpec):
         "sizes of hidden layers of the head, such as 512,256, or '' for none (without it as "
         "published: 120,84 for lenet; 4096,4096 for alexnet and vgg; 256 for mlp; else none)",
     )
+    share_hidden: bool = choice(
+        False, "hidden layers of the head that follow one of their own size share its weights"
+    )
     temperature: float | None = choice(
         None, "what logits are divided by (without it: 9 for fast-resnet, else 1)",
         at_least=0.001, at_most=1000,

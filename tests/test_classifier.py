@@ -1,5 +1,7 @@
 """Classifiers: heads, probabilities, views, and each backbone saved and loaded under both heads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -175,3 +177,29 @@ def test_the_map_of_a_trunk_is_what_the_head_flattens() -> None:
         side = network.backbone(torch.zeros(1, 3, size, size)).shape[2]
         first = network.head.hidden[0]
         assert first.in_features == as_backbone(network.backbone).out_channels * side**2
+
+
+def test_shared_layers_are_learnt_and_saved_as_one(tmp_path) -> None:
+    spec = ClassifierSpec(
+        backbone="mlp", hidden="12,7,7,7", share_hidden=True, image_size=8, classes=("a", "b", "c")
+    )
+    classifier = Classifier(spec)
+    first, second, third, fourth = classifier.head.hidden[::3]
+    assert second is not third  # 12 → 7 is another size than 7 → 7
+    assert third is fourth
+    assert first is not second
+    apart = Classifier(dataclasses.replace(spec, share_hidden=False))
+    numbers = [sum(p.numel() for p in c.parameters()) for c in (classifier, apart)]
+    assert numbers[1] - numbers[0] == 7 * 7 + 7
+    pictures = torch.rand(4, 3, 8, 8)
+    classifier(pictures).sum().backward()
+    slow = torch.zeros(7, 7)  # the gradients of both uses add up
+    apart.load_state_dict(classifier.state_dict())
+    apart(pictures).sum().backward()
+    for linear in apart.head.hidden[6::3]:
+        slow += linear.weight.grad
+    torch.testing.assert_close(third.weight.grad, slow)
+    save_network(classifier, tmp_path / "m.safetensors")
+    again = load_classifier(tmp_path / "m.safetensors")
+    assert again.head.hidden[6] is again.head.hidden[9]
+    torch.testing.assert_close(again(pictures), classifier.eval()(pictures))
