@@ -24,6 +24,7 @@ from index.items import all_items
 from index.merging import merge_into
 from index.verify import verify_gallery
 from retrieval import building, training
+from retrieval import train_embed as train_embedder
 from retrieval.building import fill, open_or_create, remove_pictures, sync
 from retrieval.checkpoint import Run, embedder_id, save_network
 from retrieval.config import TrainEmbedConfig
@@ -36,6 +37,7 @@ from retrieval.train_embed import train_embed
 torch.set_num_threads(1)
 building.SHARD_ROWS = merging.COMMIT_ROWS = 32
 training.SAVE_EVERY_SECONDS = 0.05
+train_embedder.training_curves = lambda *_: None  # a drawing with each save would take most of the time
 
 
 def draw(file: Path, seed: int) -> None:
