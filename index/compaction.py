@@ -10,6 +10,8 @@ from index.snapshot import Snapshot
 SHARD_BYTES = 256 << 20
 """About how large a shard becomes: so much stands twice on the disk meanwhile."""
 PART_BYTES = 8 << 20
+JOINED = 16
+"""Each shard costs every query a little: so many small ones are worth being made one."""
 
 
 def groups_to_rewrite(snapshot: Snapshot) -> list[list[Shard]]:
@@ -17,31 +19,48 @@ def groups_to_rewrite(snapshot: Snapshot) -> list[list[Shard]]:
 
     Done twice there is nothing left to do: what did not fit into one before does not fit afterwards.
     """
+    living = [
+        int(snapshot.keep(snapshot.arrays[shard.ids_file].array, None).sum())
+        for shard in snapshot.shards
+    ]
+    left = dict(zip(snapshot.shards, living, strict=True))
+    groups = _groups(snapshot, living)
+    return [group for group in groups if len(group) > 1 or left[group[0]] < group[0].rows]
+
+
+def groups_to_join(snapshot: Snapshot) -> list[list[Shard]]:
+    """Shards that follow each other and fit into one, where they are JOINED or more.
+
+    So a gallery that grows by little things is rewritten seldom, and never has many files.
+    """
+    groups = _groups(snapshot, [shard.rows for shard in snapshot.shards])
+    return [group for group in groups if len(group) >= JOINED]
+
+
+def _groups(snapshot: Snapshot, sizes: Sequence[int]) -> list[list[Shard]]:
+    """All shards, in their order, in groups whose rows fit into one."""
     limit = max(SHARD_BYTES // snapshot.storage.row_bytes, 1)
     groups: list[list[Shard]] = []
-    dirty: list[bool] = []
     rows = 0
-    for shard in snapshot.shards:
-        living = int(snapshot.keep(snapshot.arrays[shard.ids_file].array, None).sum())
-        if not groups or rows + living > limit:
+    for shard, size in zip(snapshot.shards, sizes, strict=True):
+        if not groups or rows + size > limit:
             groups.append([])
-            dirty.append(False)
             rows = 0
         groups[-1].append(shard)
-        rows += living
-        dirty[-1] |= len(groups[-1]) > 1 or living < shard.rows
-    return [group for group, rewrite in zip(groups, dirty, strict=True) if rewrite]
+        rows += size
+    return groups
 
 
-def living_rows(
-    snapshot: Snapshot, group: Sequence[Shard]
+def rows_of(
+    snapshot: Snapshot, group: Sequence[Shard], *, dead: bool
 ) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """The living ids int64 (n,) of some shards, and their rows, as stored, in parts of about 8 MiB."""
+    """The ids int64 (n,) of some shards, and their rows, as stored, in parts of about 8 MiB.
+
+    The living alone, or with ``dead`` all.
+    """
     step = max(PART_BYTES // snapshot.storage.row_bytes, 1)
-    kept = [snapshot.keep(snapshot.arrays[shard.ids_file].array, None) for shard in group]
-    ids = [
-        snapshot.arrays[shard.ids_file].array[keep] for shard, keep in zip(group, kept, strict=True)
-    ]
+    there = [snapshot.arrays[shard.ids_file].array for shard in group]
+    kept = [np.full(len(ids), True) if dead else snapshot.keep(ids, None) for ids in there]
 
     def vectors() -> Iterator[np.ndarray]:
         for shard, keep in zip(group, kept, strict=True):
@@ -49,4 +68,4 @@ def living_rows(
                 rows = snapshot.arrays[shard.vectors_file].stored(start, start + step)
                 yield rows[keep[start : start + step]]
 
-    return np.concatenate(ids), vectors()
+    return np.concatenate([ids[keep] for ids, keep in zip(there, kept, strict=True)]), vectors()

@@ -130,9 +130,9 @@ class Snapshot:
         pending: list[tuple[np.ndarray, np.ndarray]] = []
         rows = 0
         for shard_vectors, shard_ids in self.pairs():
-            if shard_ids[-1] <= after:
-                continue
-            for start in range(0, len(shard_ids), BLOCK_ROWS):
+            # A shard may hold rows of before and after: compaction joins them.
+            first = int(np.searchsorted(shard_ids, after, side="right"))
+            for start in range(first, len(shard_ids), BLOCK_ROWS):
                 ids = np.asarray(shard_ids[start : start + BLOCK_ROWS])
                 keep = self.keep(ids, allowed)
                 if not keep.any():

@@ -18,7 +18,7 @@ import numpy as np
 
 from index import items as store
 from index.atomic import write_atomically
-from index.compaction import groups_to_rewrite, living_rows
+from index.compaction import groups_to_join, groups_to_rewrite, rows_of
 from index.database import (
     BUSY_SECONDS,
     CHECKS,
@@ -153,10 +153,12 @@ class GalleryWriter:
     def refresh_index(self, report: Report = lambda stage, done, of: None) -> None:
         """Make the index fit the living vectors, where that is due: see ``index.upkeep``.
 
+        Before that many small shards become one.
         ``report`` is called with what is being done, how much of it is, and how much it is in all.
         Raises IndexKeyError where there are too few vectors for the gallery's index key, BudgetError
         where no index keeps to the gallery's limits.
         """
+        self._join()
         gallery = self.gallery
         key, limits = gallery.settings["index_key"], gallery.limits
         self._store_index(index_due(gallery.snapshot, key, limits, report))
@@ -167,6 +169,7 @@ class GalleryWriter:
         Raises as ``refresh_index``, and then leaves all as it was.
         """
         check_key(key, self.gallery.metric, self.gallery.dim)
+        self._join()
         new = index_due(self.gallery.snapshot, key, limits, report, anew=True)
         self._store_index(new, index_key=key, limits=dataclasses.asdict(limits))
 
@@ -201,7 +204,7 @@ class GalleryWriter:
         groups = groups_to_rewrite(snapshot)
         total, done = sum(shard.rows for group in groups for shard in group), 0
         for group in groups:
-            self._rewrite(group)
+            self._rewrite(group, dead=False)
             done += sum(shard.rows for shard in group)
             on_progress(done, total)
             self._sweep()
@@ -233,7 +236,7 @@ class GalleryWriter:
             self._write_array(name, [centers], centers.shape, "float32")
             self._drop(snapshot.shards)
             for shard in snapshot.shards:
-                ids, parts = living_rows(snapshot, [shard])
+                ids, parts = rows_of(snapshot, [shard], dead=False)
                 if len(ids):
                     self._write_shard((storage.encode(part) for part in parts), ids, storage)
                 done += shard.rows
@@ -243,10 +246,18 @@ class GalleryWriter:
         self._sweep()
         self.refresh_index()
 
-    def _rewrite(self, group: Sequence[Shard]) -> None:
-        """Replace shards that follow each other by one of their living rows, in one commit."""
+    def _join(self) -> None:
+        """Make one of many small shards; each new one is a commit."""
+        groups = groups_to_join(self.gallery.snapshot)
+        for group in groups:
+            self._rewrite(group, dead=True)
+        if groups:
+            self._sweep()
+
+    def _rewrite(self, group: Sequence[Shard], *, dead: bool) -> None:
+        """Replace shards that follow each other by one, of the living rows or of all, in one commit."""
         snapshot = self.gallery.snapshot
-        ids, vectors = living_rows(snapshot, group)
+        ids, vectors = rows_of(snapshot, group, dead=dead)
         gone = np.setdiff1d(
             np.concatenate([snapshot.arrays[shard.ids_file].array for shard in group]), ids
         )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from index import merging
+from index import compaction, merging
 from index.gallery import Gallery
 from index.items import all_items
 from index.merging import merge_into
@@ -36,8 +36,11 @@ from retrieval.train_embed import train_embed
 
 torch.set_num_threads(1)
 building.SHARD_ROWS = merging.COMMIT_ROWS = 32
+compaction.JOINED = 3
 training.SAVE_EVERY_SECONDS = 0.05
-train_embedder.training_curves = lambda *_: None  # a drawing with each save would take most of the time
+train_embedder.training_curves = lambda *_: (
+    None
+)  # a drawing with each save would take most of the time
 
 
 def draw(file: Path, seed: int) -> None:

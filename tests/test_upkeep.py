@@ -178,3 +178,46 @@ def test_faiss_warnings_that_the_code_relies_on() -> None:
     index.add(VECTORS[:50])
     with pytest.raises(RuntimeError):
         index.remove_ids(np.array([1]))
+
+
+def test_many_small_shards_become_one_and_nothing_else_changes(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.compaction.JOINED", 4)
+    remove(gallery, range(5, 9))
+    put(gallery, 500, 510)
+    before = index_file(gallery)
+    put(gallery, 510, 512)
+    assert len(gallery.snapshot.shards) == 3
+    put(gallery, 512, 520)
+    assert [shard.rows for shard in gallery.snapshot.shards] == [520]  # the dead are still there
+    assert index_file(gallery) == before
+    assert gallery.info()["removed_rows"] == 4
+    again = Gallery.open(gallery.path)
+    np.testing.assert_array_equal(again.vectors(np.arange(1, 521)), VECTORS[:520])
+    check(gallery, [*range(1, 5), *range(9, 521)])
+    put(gallery, 520, 530)
+    assert [shard.rows for shard in gallery.snapshot.shards] == [520, 10]
+    assert {file.name for file in gallery.path.glob("vectors-*")} == {
+        shard.vectors_file for shard in gallery.snapshot.shards
+    }
+
+
+def test_shards_that_are_large_enough_are_left_alone(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.compaction.JOINED", 2)
+    monkeypatch.setattr("index.compaction.SHARD_BYTES", 24 * 520)
+    put(gallery, 500, 530)
+    assert [shard.rows for shard in gallery.snapshot.shards] == [500, 30]
+    put(gallery, 530, 540)
+    assert [shard.rows for shard in gallery.snapshot.shards] == [500, 40]
+
+
+def test_compacting_newer_rows_with_indexed_ones_finds_none_twice(gallery: Gallery) -> None:
+    put(gallery, 500, 530)
+    with gallery.writer() as writer:
+        writer.compact()
+    assert [shard.rows for shard in gallery.snapshot.shards] == [530]
+    assert gallery.info()["indexed"] == 500
+    check(gallery, list(range(1, 531)))
