@@ -6,8 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from retrieval.augment import augment
+from retrieval.backbones import as_backbone
 from retrieval.config import AugmentConfig, TrainClassifyConfig, TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.network import Network
@@ -20,7 +22,8 @@ class PictureBatches:
     """Augmented batches of pictures, those of the next step read meanwhile.
 
     ``draw`` gives the rows of an epoch's batches, int64 (steps,B). All that is random depends on
-    seed, epoch and step alone.
+    seed, epoch and step alone. In the first ``small_epochs`` pictures have a smaller side (Howard,
+    "Training Imagenet in 3 hours", fast.ai, 2018: progressive resizing).
     """
 
     def __init__(
@@ -32,10 +35,12 @@ class PictureBatches:
         *,
         augmentation: AugmentConfig,
         seed: int,
+        small_epochs: int = 0,
         views: int = 1,
         processes: Processes | None = None,
     ) -> None:
         self.data, self.draw, self.device = data, draw, device
+        self.small_epochs, self.small_side = small_epochs, small_side(network)
         self.augmentation, self.seed, self.views = augmentation, seed, views
         self.processes = processes or Processes()
         self.standardise = network.standardise
@@ -89,7 +94,15 @@ class PictureBatches:
             images.permute(0, 3, 1, 2), self.augmentation, generator,
             batch=len(rows), first=share.start, mirrored=self._mirrored(rows, epoch)[share],
         )  # fmt: skip
+        if epoch < self.small_epochs:
+            images = interpolate(images, (self.small_side,) * 2, mode="bilinear", antialias=True)
         return self.standardise(images), rows
+
+
+def small_side(network: Network) -> int:
+    """Three quarters of the side of a network's pictures, but no less than its backbone can take."""
+    smallest = as_backbone(network.backbone).smallest
+    return max(round(0.75 * network.spec.image_size), smallest)
 
 
 class EmbedBatches(PictureBatches):
@@ -115,7 +128,8 @@ class EmbedBatches(PictureBatches):
 
         super().__init__(
             data, draw, network, device, augmentation=config.augment, seed=config.fit.seed,
-            views=config.views, processes=processes,
+            small_epochs=int(config.small_first * config.fit.epochs), views=config.views,
+            processes=processes,
         )  # fmt: skip
 
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
@@ -137,7 +151,8 @@ class ClassBatches(PictureBatches):
         self.mixup, self.cutmix = config.mixup, config.cutmix
         super().__init__(
             data, lambda rng: shuffled_batches(len(data), config.batch_size, rng), network, device,
-            augmentation=config.augment, seed=config.fit.seed, processes=processes,
+            augmentation=config.augment, seed=config.fit.seed,
+            small_epochs=int(config.small_first * config.fit.epochs), processes=processes,
         )  # fmt: skip
 
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:

@@ -243,6 +243,16 @@ class TrainConfig(Checked):
         return dataclasses.replace(self, **changed, **{k: v for k, v in values.items() if k in top})
 
 
+def _small_first(share: float) -> float:
+    return choice(
+        share,
+        "share of the epochs, the first, in which pictures are shrunk to three quarters of their side, "
+        "which is half the work",
+        at_least=0,
+        at_most=0.9,
+    )
+
+
 @dataclass(frozen=True)
 class TrainEmbedConfig(TrainConfig):
     """A whole training run of an embedder."""
@@ -255,6 +265,7 @@ class TrainEmbedConfig(TrainConfig):
     )
     views: int = choice(1, "augmented views of each picture in a batch", at_least=1, at_most=16)
     classes_per_batch: int = choice(16, "classes in a batch (fewer if there are fewer)", at_least=2)
+    small_first: float = _small_first(0.25)
     stop_on_collapse: bool = choice(
         True, "end the run where the embedding has collapsed, instead of only warning"
     )
@@ -305,6 +316,7 @@ class TrainClassifyConfig(TrainConfig):
         0, "cross-validate: train this many times, each on all but one part (0: no)",
         at_least=0, at_most=100,
     )  # fmt: skip
+    small_first: float = _small_first(0.0)
     classifier: ClassifierSpec = field(default_factory=ClassifierSpec)
     objective: ClassLossConfig = field(default_factory=ClassLossConfig)
 

@@ -130,6 +130,28 @@ def test_batches_are_views_of_the_rows_and_depend_on_seed_epoch_and_step_alone()
     assert found <= {tuple(i.transpose(2, 0, 1).flatten().tolist()) for i in data.images}
 
 
+def test_the_first_epochs_see_small_pictures() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), np.uint8)
+    data = LabeledImages("noise", images, np.arange(60) % 3, ("a", "b", "c"))
+    settings = {**SMALL, "epochs": 8, "small_first": 0.25, "flip": False, "crop_padding": 0}
+    config = TrainEmbedConfig().with_values(settings)
+    embedder = build_embedder(config, images)
+    batches = EmbedBatches(data, config, embedder, CPU)
+    sides = [batches(epoch, 0)[0].shape[2] for epoch in range(8)]
+    assert sides == [18, 18, 24, 24, 24, 24, 24, 24]
+    small, _ = batches(1, 0)
+    first = images[batches.rows[0][0]].astype(np.float32).transpose(2, 0, 1)
+    pixels = (small * embedder.std + embedder.mean)[0] * 255
+    # The mean of a picture stays; each new pixel is a mean of a few old ones.
+    assert pixels.mean() == pytest.approx(first.mean(), abs=2)
+    assert pixels.std() < 0.9 * first.std()
+    assert pixels.min() >= 0
+    # The smallest that the network can take is not undercut.
+    narrow = LabeledImages("noise", images[:, :17, :17], data.labels, data.classes)
+    embedder = build_embedder(config, narrow.images)
+    assert EmbedBatches(narrow, config, embedder, CPU)(0, 0)[0].shape[2] == 17
+
+
 def test_the_embedder_is_fitted_to_the_look_of_the_pictures() -> None:
     data = stripes()
     embedder = build_embedder(TrainEmbedConfig().with_values(SMALL), data.images)
