@@ -48,15 +48,13 @@ def _search(
         round(tuned.effort * (len(tuned.ids) / max(there, 1)) ** 0.5), most_effort(tuned.index)
     )
     wanted = min(fetch // 2, there)
-    ids = np.full((len(queries), fetch), -1, np.int64)
-    few = np.arange(len(queries))
-    while True:
-        positions = search_index(tuned.index, queries[few], fetch, allowed, effort)
-        ids[few, : positions.shape[1]] = np.where(positions >= 0, tuned.ids[positions], -1)
-        few = few[(positions >= 0).sum(1) < wanted]
-        if len(few) == 0 or effort >= most_effort(tuned.index):
-            break
+    positions = search_index(tuned.index, queries, fetch, allowed, effort)
+    few = np.flatnonzero((positions >= 0).sum(1) < wanted)
+    while len(few) and effort < most_effort(tuned.index):
         effort = min(4 * effort, most_effort(tuned.index))
+        positions[few] = search_index(tuned.index, queries[few], fetch, allowed, effort)
+        few = few[(positions[few] >= 0).sum(1) < wanted]
+    ids = np.where(positions >= 0, tuned.ids[positions], -1)
     found, unsettled = nearest_candidates(queries, ids, k, snapshot)
     unsettled &= there > fetch
     unsettled[few] = True

@@ -39,6 +39,9 @@ CREATE TABLE failures (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWI
 """
 CHECKS = "CREATE TABLE IF NOT EXISTS checks (name TEXT PRIMARY KEY, crc32 BLOB NOT NULL)"
 """CRC-32 of each block of a shard's files. The first galleries of format 1 have none: see shards.py."""
+BLANKS = """CREATE TABLE blanks (path TEXT PRIMARY KEY, content_hash TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID"""
+"""Pictures without an object, in galleries of objects: looked at, and nothing to be stored of them."""
 
 
 FAILURES = (sqlite3.Error, UnicodeDecodeError)

@@ -7,7 +7,7 @@ import numpy as np
 
 from index.neighbors import FAISS_METRIC, Neighbors, rescore
 
-BLOCK_ROWS = 65_536
+BLOCK_ROWS = 32_768
 MARGIN = 16
 """Candidates beyond k, so that rounding at the cut cannot change the answer."""
 

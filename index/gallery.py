@@ -6,6 +6,7 @@ photos.gallery/
     ids-000001.npy       int64 (n,), ascending: whose vectors they are
     index-000003.faiss   derived; positions.npy beside it says which id stands where
     model/               the embedder
+    detector/            what finds objects, in a gallery of objects
     failed.jsonl         pictures left out, with the reason
     gallery.seal         size and checksum of the database, while nobody writes
     writer.lock          held by the one process that writes
@@ -27,8 +28,9 @@ from index.approximate_search import approximate_search
 from index.database import check_seal, connect, read_settings
 from index.errors import ModelMismatch, VectorError
 from index.exact_search import exact_search
-from index.items import Item
+from index.items import Item, NewItem
 from index.neighbors import Neighbors, prepare
+from index.parts import Box, split_part
 from index.planner import Limits
 from index.snapshot import load_snapshot
 from index.within import Within, within
@@ -92,6 +94,15 @@ class Gallery:
         return Path(os.path.abspath(self.path / self.settings["image_root"]))
 
     @property
+    def objects(self) -> dict[str, Any] | None:
+        """How objects were found, where the items are objects of pictures: see ``index.parts``."""
+        return self.settings.get("objects")
+
+    def place_of(self, path: str) -> tuple[str, Box | None]:
+        """The file of an item's path, and where in it the item is; no box where it is the whole."""
+        return (path, None) if self.objects is None else split_part(path)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know, such as that a damaged index is passed over."""
         return self.snapshot.notes
@@ -114,9 +125,20 @@ class Gallery:
     @property
     def has_model(self) -> bool:
         """Whether the model is in the gallery; one of imported vectors may be without."""
-        return (
-            self.db.execute("SELECT 1 FROM files WHERE name LIKE 'model/%'").fetchone() is not None
-        )
+        return bool(self._kept("model"))
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether what finds objects is in the gallery; one made of an export is without."""
+        return bool(self._kept("detector"))
+
+    def kept_files(self, folder: str) -> dict[str, bytes]:
+        """Name → content of the files kept in the folder "model" or "detector" of the gallery."""
+        return {Path(name).name: (self.path / name).read_bytes() for name in self._kept(folder)}
+
+    def _kept(self, folder: str) -> list[str]:
+        rows = self.db.execute("SELECT name FROM files WHERE name LIKE ?", (f"{folder}/%",))
+        return [name for (name,) in rows]
 
     def check_model(self, embedder_id: str, name: str) -> None:
         """Raises ModelMismatch where the gallery was made by another model than this."""
@@ -158,8 +180,10 @@ class Gallery:
             return self._exact(queries, k, allowed, after=-1)
         mask = snapshot.findable if allowed is None else snapshot.keep(tuned.ids, allowed)
         found, unsettled = approximate_search(queries, k, snapshot, tuned, mask)
-        # What was added since the index was built is compared one by one, and merged.
-        answer = found.merge(self._exact(queries, k, allowed, after=tuned.newest), k)
+        answer = found
+        if snapshot.newest > tuned.newest:
+            # What was added since the index was built is compared one by one, and merged.
+            answer = found.merge(self._exact(queries, k, allowed, after=tuned.newest), k)
         if unsettled.any():
             exactly = self._exact(queries[unsettled], k, allowed, after=-1)
             answer.ids[unsettled] = exactly.ids
@@ -197,6 +221,23 @@ class Gallery:
     def items_of_paths(self, paths: Sequence[str]) -> dict[str, Item]:
         """Path, as stored → item, of those that are in the gallery."""
         return store.items_of_paths(self.db, paths)
+
+    def items_of_files(self, files: Sequence[str]) -> dict[str, list[Item]]:
+        """File, as stored → the items made of it, by id; of those that have any.
+
+        Without objects that is the item of this path.
+        """
+        if self.objects is None:
+            return {path: [item] for path, item in self.items_of_paths(files).items()}
+        return store.items_of_files(self.db, files)
+
+    def blanks(self, files: Sequence[str]) -> dict[str, NewItem]:
+        """File, as stored → what it was when no object was found in it, where that is so."""
+        return {} if self.objects is None else store.blanks(self.db, files)
+
+    def blank_paths(self) -> list[str]:
+        """The files, as stored, in which no object was found."""
+        return [] if self.objects is None else store.blank_paths(self.db)
 
     def all_paths(self) -> Iterator[tuple[int, str]]:
         """Id and path, as stored, of all items, by id."""
@@ -245,6 +286,7 @@ class Gallery:
         return {
             "path": str(self.path),
             "pictures": len(self),
+            **self._object_facts(),
             "labels": labels,
             "left_out": failed,
             "dimension": self.dim,
@@ -261,6 +303,18 @@ class Gallery:
             "image_root": str(self.image_root),
             "format_version": self.settings["format_version"],
             "notes": list(self.notes),
+        }
+
+    def _object_facts(self) -> dict[str, Any]:
+        """What ``info`` says of a gallery of objects besides."""
+        if self.objects is None:
+            return {}
+        places = [self.place_of(path) for _, path in self.all_paths()]
+        return {
+            "pictures": len({file for file, _ in places}),
+            "objects": sum(box is not None for _, box in places),
+            "without_objects": len(self.blank_paths()),
+            "found_by": self.objects,
         }
 
     def _exact(

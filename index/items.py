@@ -14,6 +14,7 @@ import numpy as np
 from index.database import DATABASE, Database
 from index.errors import DamagedGallery
 from index.filters import parse_filter
+from index.parts import MARK, split_part
 
 CHUNK = 500  # parameters of one statement, below SQLite's limit
 BLOCK = 2000  # items that are in memory at once
@@ -100,6 +101,22 @@ def items_of_paths(db: Database, paths: Sequence[str]) -> dict[str, Item]:
     return {path: items[item_id] for path, item_id in ids.items()}
 
 
+def items_of_files(db: Database, files: Sequence[str]) -> dict[str, list[Item]]:
+    """File → its parts and, where it is there, the whole, by id; of those that have any."""
+    ids: dict[str, list[int]] = {}
+    for file in files:
+        first, last = encode(file + MARK), encode(file + MARK[:-1] + chr(ord(MARK[-1]) + 1))
+        rows = db.execute(
+            "SELECT id, path FROM items WHERE path = ? OR (path >= ? AND path < ?) ORDER BY id",
+            (encode(file), first, last),
+        )
+        found = [item_id for item_id, path in rows if split_part(decode(path))[0] == file]
+        if found:
+            ids[file] = found
+    items = items_of_ids(db, [item_id for some in ids.values() for item_id in some])
+    return {file: [items[item_id] for item_id in some] for file, some in ids.items()}
+
+
 def all_items(db: Database) -> Iterator[Item]:
     """All living items, by id, of which a block is in memory."""
     for rows in _blocks(db, "*"):
@@ -149,6 +166,22 @@ def failures(db: Database) -> list[tuple[str, str]]:
     """Path and reason of each picture that was left out, by path."""
     rows = db.execute("SELECT path, reason FROM failures ORDER BY path")
     return [(decode(path), reason) for path, reason in rows]
+
+
+def blanks(db: Database, files: Sequence[str]) -> dict[str, NewItem]:
+    """File → what it was when nothing was found in it, of those of which that is so."""
+    found = {}
+    for file in files:
+        row = db.execute("SELECT * FROM blanks WHERE path = ?", (encode(file),)).fetchone()
+        if row is not None:
+            found[file] = NewItem(file, *row[1:])
+    return found
+
+
+def blank_paths(db: Database) -> list[str]:
+    """The files in which nothing was found, by path."""
+    rows = db.execute("SELECT path FROM blanks ORDER BY path")
+    return [decode(path) for (path,) in rows]
 
 
 def _item(row: tuple[Any, ...]) -> Item:

@@ -12,6 +12,7 @@ from index.errors import GalleryError, ModelMismatch
 from index.gallery import Gallery
 from index.items import Item
 from index.new_gallery import create_gallery
+from index.parts import split_part
 from index.writer import GalleryWriter
 
 COMMIT_ROWS = 8192
@@ -38,14 +39,14 @@ def open_or_create_like(path: Path, sources: Sequence[Gallery]) -> Gallery:
     source = sources[0]
     for other in sources[1:]:
         check_mergeable(source, other)
-    folder = source.path / "model"
-    model = {file.name: file.read_bytes() for file in folder.iterdir()} if source.has_model else {}
     return create_gallery(
         path,
         dim=source.dim,
         metric=source.metric,
         embedder_id=source.embedder_id,
-        model=model,
+        model=source.kept_files("model"),
+        detector=source.kept_files("detector"),
+        objects=source.objects,
         image_root=source.image_root,
         index_key=source.settings["index_key"],
         dtype=source.snapshot.storage.float_dtype,
@@ -67,6 +68,18 @@ def check_mergeable(target: Gallery, source: Gallery) -> None:
             f"{source.path} has metric {source.metric}, and {target.path} has {target.metric}; both "
             "must have the same: build one of them again with --metric"
         )
+    if source.objects != target.objects:
+        raise GalleryError(
+            f"{source.path} {_kind(source)}, and {target.path} {_kind(target)}; both must hold the "
+            "same kind: build one of them again"
+        )
+
+
+def _kind(gallery: Gallery) -> str:
+    if gallery.objects is None:
+        return "holds whole pictures"
+    how = (f"{name.replace('_', ' ')} {value}" for name, value in gallery.objects.items())
+    return f"holds objects ({', '.join(how)})"
 
 
 def merge_into(
@@ -105,10 +118,18 @@ def _merge(
         new: dict[str, Item] = {}
         moved = [_moved(item, source.image_root, target.image_root) for item in block]
         there = target.items_of_paths([item.path for item in moved])
-        for item in moved:
+        files = [target.place_of(item.path)[0] for item in moved]
+        contents = {
+            file: split_part(items[0].content_hash)[0]
+            for file, items in target.items_of_files(list(dict.fromkeys(files))).items()
+        }
+        for file, item in zip(files, moved, strict=True):
+            content = split_part(item.content_hash)[0]
             other = there.get(item.path) or new.get(item.path)
-            if other is None:
+            if other is None and contents.setdefault(file, content) == content:
                 new[item.path] = item
+            elif other is None:  # a part of what the file was at another time
+                summary.kept_other += 1
             elif other.content_hash == item.content_hash:
                 summary.there_already += 1
             else:

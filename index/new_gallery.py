@@ -6,9 +6,11 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from index.atomic import write_atomically
 from index.database import (
+    BLANKS,
     CHECKS,
     FORMAT_VERSION,
     SCHEMA,
@@ -36,11 +38,15 @@ def create_gallery(
     index_key: str = FLAT,
     dtype: str = "float32",
     limits: Limits | None = None,
+    detector: dict[str, bytes] | None = None,
+    objects: dict[str, Any] | None = None,
 ) -> Gallery:
     """A new, empty gallery in the folder ``path``, which must not exist or be empty.
 
-    ``model``: file name → content of the embedder. Raises GalleryError where something is in the way,
-    IndexKeyError for an index key that is unknown or does not go with the metric.
+    ``model``: file name → content of the embedder. With ``objects``, which says how they are found, the
+    items are parts of pictures, see ``index.parts``; ``detector`` is what finds them. Raises
+    GalleryError where something is in the way, IndexKeyError for an index key that is unknown or does
+    not go with the metric.
     """
     if metric not in METRICS or dtype not in FLOATS:
         raise GalleryError(f"metric {metric!r} or dtype {dtype!r} is none of {METRICS}, {FLOATS}")
@@ -53,17 +59,19 @@ def create_gallery(
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir(parents=True)
     db = connect(aside, create=True)
-    for statement in [*SCHEMA.split(";"), CHECKS]:
+    for statement in [*SCHEMA.split(";"), CHECKS, *([] if objects is None else [BLANKS])]:
         db.execute(statement)
     db.execute("BEGIN")
-    for name, data in model.items():
-        _write_file(db, aside, f"model/{name}", data)
+    for folder, files in (("model", model), ("detector", detector or {})):
+        for name, data in files.items():
+            _write_file(db, aside, f"{folder}/{name}", data)
     root = os.path.relpath(os.path.abspath(image_root), os.path.abspath(path))
     write_settings(db, {
         "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
         "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
         "embedder_id": embedder_id, "image_root": root, "plan": None,
         "limits": dataclasses.asdict(limits or Limits()),
+        **({} if objects is None else {"objects": objects}),
     })  # fmt: skip
     db.execute("COMMIT")
     db.close()

@@ -118,19 +118,19 @@ def check_budget(rows: int, dim: int, metric: str, row_bytes: int, limits: Limit
         )
 
 
-def choose(
-    snapshot: Snapshot, ids: np.ndarray, limits: Limits, report: Report, seed: int = 0
-) -> list[Measured]:
-    """The candidates for vectors of these ids, measured, the chosen one first, each with a verdict.
+def choose(snapshot: Snapshot, limits: Limits, report: Report, seed: int = 0) -> list[Measured]:
+    """The candidates for the living vectors, measured, the chosen one first, each with a verdict.
 
     Raises BudgetError, with the smallest limit that would work, where none keeps to the limits.
     """
-    rows, dim, metric = len(ids), snapshot.settings["dim"], snapshot.settings["metric"]
+    rows, dim, metric = snapshot.n_items, snapshot.settings["dim"], snapshot.settings["metric"]
     row_bytes = snapshot.storage.row_bytes
     check_budget(rows, dim, metric, row_bytes, limits)
     n_held = min(HELD_OUT, rows // 20)
-    order = np.random.default_rng(seed).permutation(rows)[: SAMPLE_ROWS + n_held]
-    held, sample = np.sort(ids[order[:n_held]]), np.sort(ids[order[n_held:]])
+    order = snapshot.living_ids()
+    np.random.default_rng(seed).shuffle(order)
+    held, sample = np.sort(order[:n_held]), np.sort(order[n_held : n_held + SAMPLE_ROWS])
+    del order  # the ids of all vectors are held no longer than need be
     trial = Trial(snapshot, sample, held)
     keys = candidate_keys(len(sample), dim, metric, removed=len(snapshot.dead) > 0)
     final = candidate_keys(rows, dim, metric, removed=len(snapshot.dead) > 0)

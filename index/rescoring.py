@@ -8,8 +8,8 @@ import numpy as np
 from index.neighbors import Neighbors, rescore
 from index.snapshot import Snapshot
 
-MARGIN = 8
-"""Candidates beyond k that are compared in float64, so that float32 cannot change the answer."""
+ROUNDING = 1e-5
+"""Candidates farther than the k-th by this share are compared in float64 too: float32 errs by less."""
 FEW_PAIRS = 4096
 """So few are copied together: waking FAISS's threads for each shard would take longer."""
 
@@ -29,14 +29,16 @@ def rough_distances(queries: np.ndarray, ids: np.ndarray, snapshot: Snapshot) ->
         other = wanted if cosine else np.subtract(vectors, wanted, out=vectors)
         values[pairs] = np.einsum("nd,nd->n", vectors, -other if cosine else other)
         return values.reshape(ids.shape)
-    for found, shard, rows in snapshot.places(flat[pairs]):
-        where = pairs if len(found) == len(pairs) else pairs[found]
+    whole = len(pairs) == len(flat)
+    query_rows = np.repeat(np.arange(len(queries)), ids.shape[1])
+    for found, shard, rows in snapshot.places(flat if whole else flat[pairs]):
+        where = found if whole else pairs[found]
         if snapshot.storage.dtype == "float32":
             vectors = shard.touched(rows)
         else:
             vectors, rows = shard.take(rows).astype(np.float32), np.arange(len(rows))
         values[where] = _pair_values(
-            queries, where // ids.shape[1], vectors, rows, snapshot.settings["metric"]
+            queries, query_rows[where], vectors, rows, snapshot.settings["metric"]
         )
     return values.reshape(ids.shape)
 
@@ -76,20 +78,22 @@ def nearest_candidates(
         exact = rescore(queries, ids, snapshot.vectors_of, metric)
         return exact.best(k), _tied(exact.distances)
     rough = rough_distances(queries, ids, snapshot)
-    likely = Neighbors(rough, ids)
-    if ids.shape[1] > k + MARGIN:
-        likely = _first(likely, k + MARGIN)
-    return rescore(queries, likely.ids, snapshot.vectors_of, metric).best(k), _tied(rough)
+    likely = _nearest(rough, ids, k)
+    return rescore(queries, likely, snapshot.vectors_of, metric).best(k), _tied(rough)
 
 
-def _first(found: Neighbors, count: int) -> Neighbors:
-    """The ``count`` nearest in any order; where the cut goes through equal distances, by id."""
-    order = np.argpartition(found.distances, count - 1, axis=1)
-    cut = np.take_along_axis(found.distances, order[:, count - 1 : count], 1)
-    kept = found.ids[np.arange(len(found.ids))[:, None], order[:, :count]]
-    tied = (found.distances <= cut).sum(1) > count
-    kept[tied] = Neighbors(found.distances[tied], found.ids[tied]).best(count).ids
-    return Neighbors(np.empty(kept.shape, np.float32), kept)
+def _nearest(values: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
+    """The ids (Q,w) that may be among the k nearest, however float32 has rounded; −1 fills up rows."""
+    if ids.shape[1] <= k:
+        return ids
+    last = np.partition(values, k - 1, axis=1)[:, k - 1 : k]
+    near = values <= last + ROUNDING * (1 + np.abs(last))
+    counts = near.sum(1)
+    rows, columns = np.nonzero(near)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.full((len(ids), counts.max(initial=k)), -1, np.int64)
+    found[rows, places] = ids[rows, columns]
+    return found
 
 
 def _tied(values: np.ndarray) -> np.ndarray:

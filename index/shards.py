@@ -18,7 +18,8 @@ from index.atomic import atomic_file
 from index.database import Database
 from index.errors import DamagedGallery
 
-BLOCK_BYTES = 65_536
+BLOCK_BITS = 16
+BLOCK_BYTES = 1 << BLOCK_BITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +104,12 @@ class CheckedArray:
         """All of it as it lies in the file, these rows checked. Raises as ``rows``."""
         if self.pending and len(rows):
             first = self.offset + rows * self.row_bytes
-            last = (first + self.row_bytes - 1) // BLOCK_BYTES
+            last = (first + self.row_bytes - 1) >> BLOCK_BITS
+            first >>= BLOCK_BITS
             most = (self.row_bytes - 2) // BLOCK_BYTES + 2
-            spans = [np.minimum(first // BLOCK_BYTES + step, last) for step in range(most)]
-            self._check(np.unique(np.concatenate(spans)))
+            spans = (np.minimum(first + step, last) for step in range(most))
+            # Nearly always all have been checked before.
+            self._check(np.unique(np.concatenate([s[self.unchecked[s]] for s in spans])))
         return self.array
 
     def whole(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from index.storage import FLOATS, Storage
 from index.stored_index import StoredIndex, TunedIndex
 
 Files = dict[str, FileRecord]
+FEW_SHARDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Snapshot:
         """Which id int64 (n,) stands at which position of the index."""
         return np.empty(0, np.int64) if self.tuned is None else self.tuned.ids
 
+    @property
+    def newest(self) -> int:
+        """The largest id that has a vector, −1 where none has."""
+        return int(self._last_ids[-1]) if len(self._last_ids) else -1
+
     @functools.cached_property
     def findable(self) -> np.ndarray | None:
         """Which positions of the index are of living items, bool (n,); None for all."""
@@ -77,10 +83,8 @@ class Snapshot:
         return ids[self.keep(ids, None)]
 
     def keep(self, ids: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-        """Which of these ids, bool (n,), may be found: the living, or the ``allowed`` alone."""
-        if allowed is not None:
-            return np.isin(ids, allowed, assume_unique=True)
-        return ~np.isin(ids, self.dead, assume_unique=True)
+        """Which of these ids, bool (n,), may be found: the living, or the ``allowed``, ascending."""
+        return ~_among(ids, self.dead) if allowed is None else _among(ids, allowed)
 
     def vectors_of(self, ids: np.ndarray) -> np.ndarray:
         """Float32 (n,D) of ids in this snapshot, dead ones included.
@@ -98,15 +102,7 @@ class Snapshot:
         Raises VectorError for an id without a vector.
         """
         shards = self._pairs
-        if len(shards) > 1:
-            kind = np.min_scalar_type(len(shards))  # of two bytes at most, so that sorting is fast
-            numbers = np.searchsorted(self._last_ids, ids).astype(kind)
-            order = np.argsort(numbers, kind="stable")
-            ends = np.cumsum(np.bincount(numbers, minlength=len(shards) + 1))
-        else:
-            order, ends = np.arange(len(ids)), np.array([len(ids)] * (len(shards) + 1))
-        for number, end in enumerate(ends):
-            found = order[ends[number - 1] if number else 0 : end]
+        for number, found in enumerate(self._by_shard(ids)):
             if len(found) == 0:
                 continue
             vectors, there = shards[number] if number < len(shards) else (None, ids[:0])
@@ -114,6 +110,20 @@ class Snapshot:
             if vectors is None or rows is None:
                 raise VectorError(f"there is no vector of every id of {ids[found][:5].tolist()}…")
             yield found, vectors, rows
+
+    def _by_shard(self, ids: np.ndarray) -> list[np.ndarray]:
+        """Which of the ids (n,) would lie in each shard, ascending; those above all come last."""
+        last_ids = self._last_ids
+        if len(last_ids) <= FEW_SHARDS:  # comparing is faster than sorting
+            numbers = np.zeros(len(ids), np.uint8)
+            for last in last_ids:
+                numbers += ids > last
+            return [np.flatnonzero(numbers == number) for number in range(len(last_ids) + 1)]
+        kind = np.min_scalar_type(len(last_ids))  # of two bytes at most, so that sorting is fast
+        numbers = np.searchsorted(last_ids, ids).astype(kind)
+        order = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=len(last_ids) + 1))
+        return np.split(order, ends[:-1])
 
     @functools.cached_property
     def _pairs(self) -> list[tuple[CheckedArray, np.ndarray]]:
@@ -149,6 +159,15 @@ class Snapshot:
             yield _joined(pending)
 
 
+def _among(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of the ids, bool (n,), are among others, ascending; nothing as large as these is made."""
+    if len(others) == 0:
+        return np.zeros(len(ids), bool)
+    places = np.searchsorted(others, ids)
+    np.minimum(places, len(others) - 1, out=places)
+    return others[places] == ids
+
+
 def _rows_of(ids: np.ndarray, there: np.ndarray) -> np.ndarray | None:
     """The row of each id among those of a shard, ascending; None where one is missing."""
     if len(there) == 0:
@@ -156,7 +175,9 @@ def _rows_of(ids: np.ndarray, there: np.ndarray) -> np.ndarray | None:
     if there[-1] - there[0] == len(there) - 1:  # nothing is missing in between: no need to look
         rows = ids - there[0]
         return rows if rows.min() >= 0 and rows.max() < len(there) else None
-    rows = np.searchsorted(there, ids)
+    order = np.argsort(ids)  # looked up in their order, neighbours are still at hand
+    rows = np.empty(len(ids), np.int64)
+    rows[order] = np.searchsorted(there, ids[order])
     ok = rows.max() < len(there) and np.array_equal(there[rows], ids)
     return rows if ok else None
 
@@ -196,7 +217,8 @@ def _load(
     n_items = db.execute("SELECT count(*) FROM items").fetchone()[0]
     files = read_records(db)
     for name, record in files.items():
-        finding = check_file(folder / name, record.bytes) if name.startswith("model/") else None
+        kept = name.startswith(("model/", "detector/"))
+        finding = check_file(folder / name, record.bytes) if kept else None
         if finding:
             raise DamagedGallery(f"{finding}; restore it from a copy")
     total = sum(shard.rows for shard in shards)

@@ -6,6 +6,7 @@ the page cache, shared by all processes. It stays readable when a newer index ta
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 from pathlib import Path
@@ -34,7 +35,7 @@ class TunedIndex:
     effort: int
     candidates: int
 
-    @property
+    @functools.cached_property
     def newest(self) -> int:
         """The largest id in the index."""
         return int(self.ids.max()) if len(self.ids) else -1

@@ -87,33 +87,35 @@ def _planned(
     snapshot: Snapshot, key: str, limits: Limits, report: Report, plan: dict[str, Any] | None
 ) -> NewIndex:
     """An index of the key, or of the plan; without either, of the best candidate."""
-    ids, table = snapshot.living_ids(), list[Measured]()
-    if key == AUTO and plan is not None and len(ids) <= REPLAN_GROWTH * plan["rows"]:
+    rows, table = snapshot.n_items, list[Measured]()
+    if key == AUTO and plan is not None and rows <= REPLAN_GROWTH * plan["rows"]:
         key, table = plan["key"], [Measured(**row) for row in plan["table"]]
     elif key == AUTO:
-        table = planner.choose(snapshot, ids, limits, report)
+        table = planner.choose(snapshot, limits, report)
         key = table[0].key
     if key == FLAT:
-        return NewIndex(None, ids[:0], _plan(key, table[0], table, len(ids)))
-    index, order, measured = build(snapshot, ids, key, limits.recall, report)
+        return NewIndex(None, np.empty(0, np.int64), _plan(key, table[0], table, rows))
+    index, order, measured = build(snapshot, key, limits.recall, report)
     if measured is not None:
         _check(measured, limits)
-    return NewIndex(index, order, _plan(key, measured, table, len(ids)))
+    return NewIndex(index, order, _plan(key, measured, table, rows))
 
 
 def build(
-    snapshot: Snapshot, ids: np.ndarray, key: str, recall: float, report: Report, seed: int = 0
+    snapshot: Snapshot, key: str, recall: float, report: Report, seed: int = 0
 ) -> tuple[Any, np.ndarray, Measured | None]:
-    """An index of these ids, which id int64 (n,) stands at which position, and how it did.
+    """An index of the living, which id int64 (n,) stands at which position, and how it did.
 
     It is measured with vectors held out, which are added at the end. Where the gallery is too small for
     that it is asked with the usual effort. Memory: the index, the sample that trains it, and a block.
     """
-    order = np.random.default_rng(seed).permutation(ids)
-    n_held = min(planner.HELD_OUT, len(ids) // 20)
+    order = snapshot.living_ids()
+    np.random.default_rng(seed).shuffle(order)
+    n_held = min(planner.HELD_OUT, len(order) // 20)
     n_held = n_held if n_held >= LEAST_HELD_OUT else 0
-    held, rest = np.sort(order[:n_held]), np.sort(order[n_held:])
-    sample = np.sort(order[n_held : n_held + TRAIN_ROWS])
+    held, sample = np.sort(order[:n_held]), np.sort(order[n_held : n_held + TRAIN_ROWS])
+    rest = order[n_held:]
+    rest.sort()  # in place: the ids of all vectors are held once
     started = time.perf_counter()
     report("Training", 0, len(sample))
     index = train_index(key, snapshot.settings["metric"], snapshot.vectors_of(sample))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class GalleryWriter:
         self.gallery, self.path, self.db = gallery, gallery.path, gallery.db
         self.wait = wait
         self._lock: IO[str] | None = None
+        self._together = False
 
     def __enter__(self) -> Self:
         self._lock = take_lock(self.path, self.wait)
@@ -99,9 +100,8 @@ class GalleryWriter:
             )
         if len(items) == 0:
             return []
-        settings = self.gallery.settings
         vectors = prepare(vectors, self.gallery.dim, self.gallery.metric, "vectors")
-        first = settings["next_id"]
+        first = self._setting("next_id")
         ids = np.arange(first, first + len(items), dtype=np.int64)
         storage = self.gallery.snapshot.storage
         stored = storage.encode(vectors)
@@ -143,12 +143,21 @@ class GalleryWriter:
             rows = [(store.encode(path), reason) for path, reason in failures]
             self.db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?)", rows)
 
-    def forget_failures(self, paths: Iterable[str]) -> None:
-        """Drop the notes on these paths: there is no such file any more."""
+    def record_blanks(self, files: Sequence[NewItem]) -> None:
+        """Note files of a gallery of objects in which there is none, as they are now."""
+        if files:
+            rows = [(store.encode(f.path), f.content_hash, f.size, f.mtime_ns) for f in files]
+            with self._commit():
+                self.db.executemany("INSERT OR REPLACE INTO blanks VALUES (?, ?, ?, ?)", rows)
+
+    def forget_notes(self, paths: Iterable[str]) -> None:
+        """Drop what was noted of these files: that they were left out, or have no object."""
         rows = [(store.encode(path),) for path in paths]
         if rows:
             with self._commit():
                 self.db.executemany("DELETE FROM failures WHERE path = ?", rows)
+                if self.gallery.objects is not None:
+                    self.db.executemany("DELETE FROM blanks WHERE path = ?", rows)
 
     def refresh_index(self, report: Report = lambda stage, done, of: None) -> None:
         """Make the index fit the living vectors, where that is due: see ``index.upkeep``.
@@ -279,8 +288,22 @@ class GalleryWriter:
             self.db.executemany("DELETE FROM checks WHERE name = ?", names)
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is done within becomes one commit, or nothing of it happens."""
+        with self._commit():
+            self._together = True
+            try:
+                yield
+            finally:
+                self._together = False
+
+    @contextmanager
     def _commit(self, **settings: object) -> Iterator[None]:
         """A transaction that counts as one generation of the gallery, or nothing at all."""
+        if self._together:
+            yield
+            write_settings(self.db, settings)
+            return
         self.db.release()
         break_seal(self.path)
         self.db.execute("BEGIN IMMEDIATE")
@@ -306,8 +329,7 @@ class GalleryWriter:
 
     def _take_number(self) -> int:
         """The number of the next file, within a commit."""
-        row = self.db.execute("SELECT value FROM settings WHERE name = 'next_number'").fetchone()
-        number: int = json.loads(row[0])
+        number: int = self._setting("next_number")
         write_settings(self.db, {"next_number": number + 1})
         return number
 
@@ -319,6 +341,11 @@ class GalleryWriter:
         self._record(name, record)
         assert record.crc32 is not None
         self.db.execute("INSERT INTO checks VALUES (?, ?)", (name, record.crc32.tobytes()))
+
+    def _setting(self, name: str) -> Any:
+        """A setting as it is now, within a transaction too."""
+        row = self.db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return json.loads(row[0])
 
     def _sweep(self) -> None:
         """Delete files that no commit knows of: leavings of a writer that was killed."""

@@ -10,10 +10,11 @@ from torch.nn.functional import interpolate
 
 from retrieval.augment import augment
 from retrieval.backbones import as_backbone
-from retrieval.config import AugmentConfig, TrainClassifyConfig, TrainEmbedConfig
+from retrieval.config import AugmentConfig
 from retrieval.datasets import LabeledImages
 from retrieval.network import Network
 from retrieval.processes import Processes
+from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.sampling import class_balanced_batches, shuffled_batches
 from retrieval.training import step_generator
 
@@ -99,6 +100,11 @@ class PictureBatches:
         return self.standardise(images), rows
 
 
+def small_epochs(config: TrainEmbedConfig | TrainClassifyConfig) -> int:
+    """How many epochs, the first, see small pictures."""
+    return int(config.small_first * config.fit.epochs)
+
+
 def small_side(network: Network) -> int:
     """Three quarters of the side of a network's pictures, but no less than its backbone can take."""
     smallest = as_backbone(network.backbone).smallest
@@ -128,7 +134,7 @@ class EmbedBatches(PictureBatches):
 
         super().__init__(
             data, draw, network, device, augmentation=config.augment, seed=config.fit.seed,
-            small_epochs=int(config.small_first * config.fit.epochs), views=config.views,
+            small_epochs=small_epochs(config), views=config.views,
             processes=processes,
         )  # fmt: skip
 
@@ -152,7 +158,7 @@ class ClassBatches(PictureBatches):
         super().__init__(
             data, lambda rng: shuffled_batches(len(data), config.batch_size, rng), network, device,
             augmentation=config.augment, seed=config.fit.seed,
-            small_epochs=int(config.small_first * config.fit.epochs), processes=processes,
+            small_epochs=small_epochs(config), processes=processes,
         )  # fmt: skip
 
     def __call__(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:

@@ -1,35 +1,35 @@
 """Filling galleries with pictures, keeping them in step with folders, and emptying them."""
 
-import logging
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from index.errors import GalleryError
 from index.gallery import Gallery
-from index.items import NewItem
 from index.new_gallery import create_gallery
 from index.planner import Limits, Report, check_budget
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
-from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_file
-from retrieval.comparing import Changes, compare, compare_folders, lies_in, mark_of, stored_path
-from retrieval.embedding import Batch, Count, embed_pictures
-from retrieval.errors import DataError, ImageError
-from retrieval.images import content_hash
+from retrieval.checkpoint import (
+    MODEL_FILE,
+    embedder_id,
+    load_detector,
+    load_embedder,
+    model_file,
+)
+from retrieval.comparing import Changes, compare, compare_folders, lies_in, stored_path
+from retrieval.embedding import Count
+from retrieval.errors import ConfigError, DataError
+from retrieval.filling import Filler, embedded
+from retrieval.object_spec import ObjectsSpec
 from retrieval.pictures import Picture
 from retrieval.summary import FillSummary
-
-logger = logging.getLogger(__name__)
-
-SHARD_ROWS = 8192
-COMMIT_EVERY_SECONDS = 30.0
 
 
 def open_or_create(
@@ -42,15 +42,23 @@ def open_or_create(
     limits: Limits | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
+    objects: Path | None = None,
+    object_options: Mapping[str, Any] | None = None,
 ) -> Gallery:
     """The gallery at ``out`` for pictures of ``sources``: a new one, or one that is continued.
 
-    An existing gallery must have been made by the same model with the same metric and dtype, and the
-    same index key and limits where those are given; without a key, a new gallery's index is chosen by
-    measurement. Raises GalleryError where it was not, CheckpointError where ``model`` is not one.
+    With ``objects``, a detector, it is one of the objects that this finds; ``object_options`` are
+    fields of ``ObjectsSpec``.
+    An existing gallery must have been made by the same model and detector with the same metric and
+    dtype, and the same index key, limits and object options where those are given; without a key, a
+    new gallery's index is chosen by measurement. Raises GalleryError where it was not,
+    CheckpointError where ``model`` or ``objects`` is not one.
     """
     embedder = load_embedder(model)
     identity = embedder_id(model)
+    detector = {} if objects is None else {MODEL_FILE: model_file(objects).read_bytes()}
+    options = ObjectsSpec.from_dict(object_options or {})
+    kind = None if objects is None else _objects_kind(objects, detector, options)
     metric = metric or embedder.spec.distance
     if out.exists() and overwrite:
         _forget(out)
@@ -66,6 +74,7 @@ def open_or_create(
                     "anew, or another --out"
                     + (f", or change it with: retrieval tune --index {value}" * (name == "index"))
                 )
+        _check_objects(gallery, kind, ["detector", *(object_options or {})])
         if limits is not None and gallery.limits != limits:
             raise GalleryError(
                 f"{out} was made with other limits than {limits}; change them with: retrieval tune"
@@ -81,7 +90,39 @@ def open_or_create(
         index_key=index_key or AUTO,
         limits=limits,
         dtype=dtype or "float32",
+        detector=detector,
+        objects=kind,
     )
+
+
+def _objects_kind(path: Path, detector: dict[str, bytes], options: ObjectsSpec) -> dict[str, Any]:
+    """What a gallery notes of how its objects are found. Raises ConfigError for what cannot be."""
+    spec = load_detector(path).spec
+    if options.least_score < spec.least_score:
+        raise ConfigError(
+            f"--least-score is {options.least_score:g}, and {path} tells of no object below "
+            f"{spec.least_score:g}; give at least that"
+        )
+    (data,) = detector.values()
+    return {"detector": hashlib.sha256(data).hexdigest(), **options.to_dict()}
+
+
+def _check_objects(gallery: Gallery, kind: dict[str, Any] | None, given: Sequence[str]) -> None:
+    """Raises GalleryError where an existing gallery holds something else than what is ``given``."""
+    there, remedy = gallery.objects, "give --overwrite to build it anew, or another --out"
+    if there is None and kind is not None:
+        raise GalleryError(f"{gallery.path} holds whole pictures, no objects; {remedy}")
+    if there is not None and kind is None:
+        raise GalleryError(
+            f"{gallery.path} holds objects; give --objects DETECTOR too, or use: retrieval add"
+        )
+    if there is None or kind is None:
+        return
+    for name in given:
+        if there[name] != kind[name]:
+            how = "another detector" if name == "detector" else f"--{name} {there[name]}"
+            how = how.replace("_", "-")
+            raise GalleryError(f"{gallery.path} was made with {how}; {remedy}")
 
 
 def _forget(out: Path) -> None:
@@ -171,8 +212,8 @@ def sync(
             changes = compare_folders(gallery, pictures, folders)
             there = {stored_path(gallery, picture.path) for picture in pictures}
             inside = lies_in(gallery, folders)
-            failed = [path for path, _ in gallery.failures()]
-            writer.forget_failures(p for p in failed if p not in there and inside(p))
+            noted = [*(path for path, _ in gallery.failures()), *gallery.blank_paths()]
+            writer.forget_notes(path for path in noted if path not in there and inside(path))
             summary = _apply(gallery, writer, changes, device, on_progress, report, reading)
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
@@ -196,16 +237,13 @@ def _apply(
 ) -> FillSummary:
     """Commit the changes, and what is embedded for them."""
     summary = _counted(changes)
-    writer.remove(changes.removed)
+    writer.remove(item_id for ids in changes.removed for item_id in ids)
     writer.update(changes.updates)
     on_progress(changes.unchanged + changes.relabelled + changes.moved)
-    filler = _Filler(gallery, writer, summary)
+    filler = Filler(gallery, writer, summary)
     try:
         if changes.embed:
-            embedder = load_embedder(gallery.path / "model").to(device or torch.device("cpu"))
-            for batch in embed_pictures(
-                embedder, changes.embed, on_progress=on_progress, **reading
-            ):
+            for batch in embedded(gallery, changes.embed, device, on_progress, reading):
                 filler.put(batch)
     except KeyboardInterrupt:
         summary.interrupted = True
@@ -213,63 +251,6 @@ def _apply(
     if not summary.interrupted:
         writer.refresh_index(report)
     return summary
-
-
-class _Filler:
-    """Batches on their way into a gallery, committed in shards.
-
-    Batches are made of pictures that could be read, and commits happen between batches, so that a
-    picture meets the same batch whether or not the run was interrupted before.
-    """
-
-    def __init__(self, gallery: Gallery, writer: GalleryWriter, summary: FillSummary) -> None:
-        self.gallery, self.writer, self.summary = gallery, writer, summary
-        self.items: list[NewItem] = []
-        self.vectors: list[np.ndarray] = []
-        self.failures: list[tuple[str, str]] = []
-        self.committed_at = time.monotonic()
-
-    def put(self, batch: Batch) -> None:
-        """Take a batch; whole shards are committed."""
-        self._fail(batch.failures)
-        kept = []
-        for row, picture in enumerate(batch.pictures):
-            try:
-                self.items.append(self._item(picture))
-                kept.append(row)
-            except ImageError as error:  # it has gone in the meantime
-                self._fail([(picture.path, str(error))])
-        self.vectors.append(batch.vectors[kept])
-        waited = time.monotonic() - self.committed_at
-        if len(self.items) >= SHARD_ROWS or waited > COMMIT_EVERY_SECONDS:
-            self.commit()
-
-    def commit(self) -> None:
-        """Commit what was put in."""
-        if self.items:
-            replaced = len(self.gallery.items_of_paths([item.path for item in self.items]))
-            self.writer.add(np.concatenate(self.vectors), self.items)
-            self.summary.replaced += replaced
-            self.summary.added += len(self.items) - replaced
-        self.writer.record_failures(self.failures)
-        logger.info("committed %d pictures, %d left out", len(self.items), len(self.failures))
-        self.summary.failed += len(self.failures)
-        self.items, self.vectors, self.failures = [], [], []
-        self.committed_at = time.monotonic()
-
-    def _item(self, picture: Picture) -> NewItem:
-        size, mtime_ns = mark_of(picture.path) or (0, 0)
-        return NewItem(
-            path=stored_path(self.gallery, picture.path),
-            content_hash=content_hash(picture.path),
-            size=size,
-            mtime_ns=mtime_ns,
-            label=picture.label,
-            metadata=picture.metadata,
-        )
-
-    def _fail(self, failures: Sequence[tuple[Path, str]]) -> None:
-        self.failures += [(stored_path(self.gallery, path), reason) for path, reason in failures]
 
 
 def remove_pictures(
@@ -296,8 +277,9 @@ def _chosen(gallery: Gallery, pictures: Sequence[Path], ids: Sequence[int]) -> s
     chosen = set(gallery.items(ids))
     missing = [str(i) for i in ids if i not in chosen]
     paths = {stored_path(gallery, picture): picture for picture in pictures}
-    files = {path: item.id for path, item in gallery.items_of_paths(list(paths)).items()}
-    chosen |= set(files.values())
+    files = gallery.items_of_files(list(paths))
+    files |= {path: [item] for path, item in gallery.items_of_paths(list(paths)).items()}
+    chosen |= {item.id for path, items in files.items() for item in items}
     folders = [picture for path, picture in paths.items() if path not in files]
     for folder in folders:
         inside = lies_in(gallery, [folder])

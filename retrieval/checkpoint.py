@@ -2,7 +2,7 @@
 
 runs/NAME/
     config.json          the configuration of the run
-    model.safetensors    the best embedder or classifier so far, with its spec in the header
+    model.safetensors    the best embedder, classifier or detector so far, with its spec in the header
     last.pt              what --resume continues from (read weights-only)
     metrics.jsonl        one line an epoch
     curves.png           the same as a picture
@@ -15,9 +15,9 @@ import io
 import json
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,29 +27,51 @@ from torch import Tensor
 from index.atomic import write_atomically
 from retrieval import models
 from retrieval.classifier import Classifier
-from retrieval.config import TrainEmbedConfig
+from retrieval.detection.catalogue import build_detector
+from retrieval.detection.detector import Detector
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError, ConfigError
 from retrieval.network import Network
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.settings import Checked
-from retrieval.specs import ClassifierSpec, EmbedderSpec, NetworkSpec
+from retrieval.specs import ClassifierSpec, DetectorSpec, EmbedderSpec, NetworkSpec
 
 MODEL_FILE = "model.safetensors"
 N = TypeVar("N", bound=Network)
 C = TypeVar("C", bound=Checked)
-FORMATS: dict[str, tuple[str, type[NetworkSpec], type[Network]]] = {
-    "retrieval-embedder-1": ("embedder", EmbedderSpec, Embedder),
-    "retrieval-classifier-1": ("classifier", ClassifierSpec, Classifier),
+
+
+class Format(NamedTuple):
+    """What a file holds: the kind of network in one word, its spec, its class, and what makes one.
+
+    ``command`` trains it, ``build`` gives one without weights, for a spec.
+    """
+
+    kind: str
+    spec: type[NetworkSpec]
+    network: type[Network]
+    command: str
+    build: Callable[[Any], Network]
+
+
+FORMATS = {
+    "retrieval-embedder-1": Format("embedder", EmbedderSpec, Embedder, "train-embed", Embedder),
+    "retrieval-classifier-1": Format(
+        "classifier", ClassifierSpec, Classifier, "train-classify", Classifier
+    ),
+    "retrieval-detector-1": Format(
+        "detector", DetectorSpec, Detector, "train-detect", build_detector
+    ),
 }
-"""By the format in the header: what the file holds."""
+"""By the format in the header."""
 
 
 def save_network(network: Network, file: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write spec and weights of an embedder or classifier to one safetensors file, atomically.
+    """Write spec and weights of a network to one safetensors file, atomically.
 
     With float16 as ``dtype`` filters take half the space; statistics and biases stay as they are.
     """
-    (written,) = (f for f, (_, _, kind) in FORMATS.items() if isinstance(network, kind))
+    (written,) = (f for f, known in FORMATS.items() if isinstance(network, known.network))
     state = {
         # A copy each: safetensors takes no memory that two names share.
         name: (t.to(dtype) if t.ndim > 1 else t).detach().cpu().contiguous().clone()
@@ -74,36 +96,38 @@ def load_classifier(path: Path) -> Classifier:
     return _load(path, Classifier)
 
 
+def load_detector(path: Path) -> Detector:
+    """The detector in a run folder or a safetensors file; as ``load_embedder``."""
+    return _load(path, Detector)
+
+
 def load_network(path: Path) -> Network:
-    """The embedder or classifier, whichever is there; as ``load_embedder``."""
+    """The embedder, classifier or detector, whichever is there; as ``load_embedder``."""
     return _load(path, Network)
 
 
 def _load(path: Path, wanted: type[N]) -> N:
     file = model_file(path)
     metadata, state = _read(file)
-    name, _, kind = FORMATS[metadata["format"]]
-    if not issubclass(kind, wanted):
-        needed = next(n for n, _, k in FORMATS.values() if k is wanted)
+    known = FORMATS[metadata["format"]]
+    if not issubclass(known.network, wanted):
+        needed = next(f for f in FORMATS.values() if f.network is wanted)
         raise CheckpointError(
-            f"{file} holds a trained {name}, and this needs the kind {needed!r}; make one with: "
-            f"retrieval {COMMANDS[needed]} --from {path}"
+            f"{file} holds a trained {known.kind}, and this needs the kind {needed.kind!r}; make one "
+            f"with: retrieval {needed.command} --from {path}"
         )
     if _hash(metadata["spec"], state) != metadata[_id_key(metadata["format"])]:
         raise CheckpointError(
             f"{file} is damaged: its weights do not match the checksum in its header; copy it again"
         )
     try:
-        network = kind(_spec(file, metadata))
+        network = known.build(_spec(file, metadata))
         network.load_state_dict(state)
     except (ConfigError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch writes several lines
         raise CheckpointError(f"{file} does not describe a network of ours: {reason}") from error
-    return network.eval()
-
-
-COMMANDS = {"embedder": "train-embed", "classifier": "train-classify"}
-"""What makes each."""
+    # ``issubclass`` above has found that it is of the kind wanted.
+    return cast("N", network.eval())
 
 
 def embedder_id(path: Path) -> str:
@@ -115,24 +139,27 @@ def embedder_id(path: Path) -> str:
     with _opened(file) as opened:
         metadata = _metadata(file, opened)
     if "embedder_id" not in metadata:
-        raise CheckpointError(f"{file} holds a classifier, which cannot make a gallery; make an "
-                              f"embedder with: retrieval train-embed --from {path}")  # fmt: skip
+        kind = FORMATS[metadata["format"]].kind
+        raise CheckpointError(
+            f"{file} holds a {kind}, which cannot make a gallery of pictures; make an embedder with: "
+            f"retrieval train-embed --from {path}"
+        )
     return metadata["embedder_id"]
 
 
 def network_spec(path: Path) -> NetworkSpec:
-    """What kind of embedder or classifier is saved here, without reading its weights."""
+    """What is saved here, without reading its weights."""
     file = model_file(path)
     with _opened(file) as opened:
         return _spec(file, _metadata(file, opened))
 
 
 def kind_of_model(path: Path) -> str | None:
-    """ "embedder" or "classifier", or None where none of ours was saved here."""
+    """ "embedder", "classifier" or "detector", or None where none of ours was saved here."""
     try:
         file = model_file(path)
         with _opened(file) as opened:
-            return FORMATS[_metadata(file, opened)["format"]][0]
+            return FORMATS[_metadata(file, opened)["format"]].kind
     except CheckpointError:
         return None
 
@@ -185,11 +212,11 @@ def _metadata(file: Path, opened: Any) -> dict[str, str]:
 
 
 def _id_key(written: str) -> str:
-    return f"{FORMATS[written][0]}_id"
+    return f"{FORMATS[written].kind}_id"
 
 
 def _spec(file: Path, metadata: dict[str, str]) -> NetworkSpec:
-    _, spec, _ = FORMATS[metadata["format"]]
+    spec = FORMATS[metadata["format"]].spec
     # Embedders of before there was a choice looked at the picture alone.
     older = {"mirror": False} if spec is EmbedderSpec else {}
     try:

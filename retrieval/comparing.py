@@ -1,32 +1,38 @@
 """What is different between a gallery and the pictures on disk."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from index.gallery import Gallery
-from index.items import Item
+from index.items import Item, NewItem
+from index.parts import split_part
 from retrieval.errors import DataError, ImageError
 from retrieval.images import content_hash
+from retrieval.objects import relisted
 from retrieval.pictures import Picture
 
 BLOCK = 500
 Mark = tuple[int, int]
+Items = list[Item]
+"""What a gallery holds of one file: an item, or one for each object in it."""
 
 
 @dataclasses.dataclass
 class Changes:
     """What must happen for a gallery to hold pictures as they are now.
 
-    ``embed``: pictures that are new or have changed; ``stale``: path → item of those that have changed;
-    ``updates``: items of which the content is still the same; ``removed``: ids.
+    ``embed``: pictures that are new or have changed; ``stale``: path → items of those that have
+    changed; ``updates``: items of which the content is still the same; ``removed``: the ids of each
+    picture that goes. Counts are of pictures.
     """
 
     embed: list[Picture] = dataclasses.field(default_factory=list)
-    stale: dict[str, Item] = dataclasses.field(default_factory=dict)
+    stale: dict[str, Items] = dataclasses.field(default_factory=dict)
     updates: list[Item] = dataclasses.field(default_factory=list)
-    removed: list[int] = dataclasses.field(default_factory=list)
+    removed: list[list[int]] = dataclasses.field(default_factory=list)
     unchanged: int = 0
     relabelled: int = 0
     moved: int = 0
@@ -51,20 +57,21 @@ def compare(gallery: Gallery, pictures: Sequence[Picture]) -> Changes:
     changes = Changes()
     for start in range(0, len(pictures), BLOCK):
         block = [(stored_path(gallery, p.path), p) for p in pictures[start : start + BLOCK]]
-        items = gallery.items_of_paths([path for path, _ in block])
+        held = gallery.items_of_files([path for path, _ in block])
+        blanks = gallery.blanks([path for path, _ in block if path not in held])
         for path, picture in block:
-            item, mark = items.get(path), mark_of(picture.path)
-            if item is None:
+            items, mark = held.get(path, []), mark_of(picture.path)
+            known: Sequence[NewItem] = items or [blanks[p] for p in [path] if p in blanks]
+            if mark is None or not known or not _is_same(picture.path, mark, known):
                 changes.embed.append(picture)
-            elif mark is None or not _is_same(picture.path, mark, item):
-                changes.embed.append(picture)
-                changes.stale[path] = item
+                changes.stale |= {path: items} if items else {}
             else:
-                now = _as_listed(item, path, picture, mark)
-                relabelled = (now.label, now.metadata) != (item.label, item.metadata)
+                now = _as_listed(gallery, items, path, picture, mark)
+                told = [(item.label, item.metadata) for item in items]
+                relabelled = [(item.label, item.metadata) for item in now] != told
                 changes.relabelled += relabelled
                 changes.unchanged += not relabelled
-                changes.updates += [now] if now != item else []
+                changes.updates += [new for new, old in zip(now, items, strict=True) if new != old]
     return changes
 
 
@@ -79,7 +86,11 @@ def compare_folders(
     changes = compare(gallery, pictures)
     listed = {stored_path(gallery, picture.path) for picture in pictures}
     inside = lies_in(gallery, folders)
-    vanished = [i for i, path in gallery.all_paths() if path not in listed and inside(path)]
+    vanished: dict[str, list[int]] = {}
+    for item_id, path in gallery.all_paths():
+        file, _ = gallery.place_of(path)
+        if file not in listed and inside(file):
+            vanished.setdefault(file, []).append(item_id)
     if vanished and not pictures:
         raise DataError(
             f"{', '.join(map(str, folders))} holds no picture, and {gallery.path} has "
@@ -97,10 +108,14 @@ def lies_in(gallery: Gallery, folders: Sequence[Path]) -> Callable[[str], bool]:
     return lambda path: os.path.normpath(os.path.join(root, path)).startswith(below)
 
 
-def _is_same(file: Path, mark: Mark, item: Item) -> bool:
-    if mark == (item.size, item.mtime_ns):
+def _is_same(file: Path, mark: Mark, known: Sequence[NewItem]) -> bool:
+    """Whether the file is still what all that is known of it was made of."""
+    if all(mark == (item.size, item.mtime_ns) for item in known):
         return True
-    return mark[0] == item.size and _hash(file) == item.content_hash
+    if any(mark[0] != item.size for item in known):
+        return False
+    now = _hash(file)
+    return all(now == split_part(item.content_hash)[0] for item in known)
 
 
 def _hash(file: Path) -> str:
@@ -111,38 +126,39 @@ def _hash(file: Path) -> str:
         return ""
 
 
-def _as_listed(item: Item, path: str, picture: Picture, mark: Mark) -> Item:
-    return dataclasses.replace(
-        item, path=path, mtime_ns=mark[1], label=picture.label, metadata=picture.metadata
-    )
+def _as_listed(gallery: Gallery, items: Items, path: str, picture: Picture, mark: Mark) -> Items:
+    """The items of a file as they are to be now that it has this path and is listed so."""
+    return [
+        relisted(item, path, gallery.place_of(item.path)[1], picture, mark[1]) for item in items
+    ]
 
 
-def _find_moves(gallery: Gallery, changes: Changes, vanished: Sequence[int]) -> None:
+def _find_moves(gallery: Gallery, changes: Changes, vanished: dict[str, list[int]]) -> None:
     """Match new and changed pictures with items whose content is no longer where it was."""
-    free: dict[str, list[Item]] = {}
-    for item in _items(gallery, vanished):
-        free.setdefault(item.content_hash, []).append(item)
-    for item in changes.stale.values():
-        free.setdefault(item.content_hash, []).append(item)
-    sizes = {item.size for items in free.values() for item in items}
-    embed, gone = [], set(vanished)
+    free: dict[str, list[tuple[str, Items]]] = {}
+    for path, items in itertools.chain(_items(gallery, vanished), changes.stale.items()):
+        free.setdefault(split_part(items[0].content_hash)[0], []).append((path, items))
+    sizes = {item.size for files in free.values() for _, items in files for item in items}
+    embed, gone, targets = [], dict(vanished), set()
     for picture in changes.embed:
         path, mark = stored_path(gallery, picture.path), mark_of(picture.path)
         found = free.get(_hash(picture.path)) if mark is not None and mark[0] in sizes else None
         if mark is None or not found:
             embed.append(picture)
             continue
-        item = found.pop(0)
-        changes.updates.append(_as_listed(item, path, picture, mark))
+        old, items = found.pop(0)
+        changes.updates += _as_listed(gallery, items, path, picture, mark)
         changes.moved += 1
-        gone.discard(item.id)
-        changes.stale.pop(item.path, None)
+        targets.add(path)
+        gone.pop(old, None)
+        changes.stale.pop(old, None)
     # A changed picture gives way to one that has moved to its path.
-    targets = {item.path for item in changes.updates}
-    gone |= {item.id for path, item in changes.stale.items() if path in targets}
-    changes.embed, changes.removed = embed, sorted(gone)
+    for path in targets & changes.stale.keys():
+        gone[path] = [item.id for item in changes.stale[path]]
+    changes.embed, changes.removed = embed, [gone[path] for path in gone]
 
 
-def _items(gallery: Gallery, ids: Sequence[int]) -> Iterator[Item]:
-    for start in range(0, len(ids), BLOCK):
-        yield from gallery.items(ids[start : start + BLOCK]).values()
+def _items(gallery: Gallery, files: dict[str, list[int]]) -> Iterator[tuple[str, Items]]:
+    paths = list(files)
+    for start in range(0, len(paths), BLOCK):
+        yield from gallery.items_of_files(paths[start : start + BLOCK]).items()

@@ -1,16 +1,11 @@
-"""Every choice that a run can make, with its default, its range and its help: written once, here.
+"""The parts of a run that have choices of their own: augmentation, losses, the course of training.
 
-The command line builds its options from these fields, so an option's name is its field's name.
+Each choice has its default, its range and its help, written once; an option's name is its field's name.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
 
-from retrieval.errors import ConfigError
 from retrieval.settings import Checked, choice
-from retrieval.specs import ClassifierSpec, EmbedderSpec, NetworkSpec
 
 MINING = ("all", "random", "semi-hard", "hardest", "easy-positive", "distance-weighted")
 
@@ -124,7 +119,7 @@ class LossConfig(Checked):
 class FitConfig(Checked):
     """How the numbers are found: optimiser, schedule, precision, length."""
 
-    epochs: int = choice(16, "passes over the training pictures", at_least=1)
+    epochs: int = choice(15, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
         "update rule",
@@ -133,8 +128,8 @@ class FitConfig(Checked):
     lr: float = choice(0.37, "highest learning rate", at_least=1e-9, at_most=1000)
     head_lr: float | None = choice(
         None,
-        "learning rate of the head and the loss, as a multiple of the rest's (without it: 10 with "
-        "--weights, else 1)",
+        "learning rate of the head and the loss, as a multiple of the rest's (without it: 1, but 10 "
+        "for an embedder or classifier with --weights)",
         at_least=0.001,
         at_most=1000,
     )
@@ -191,141 +186,3 @@ class ClassLossConfig(Checked):
         "none", "penalty on the size of weights", choices=("none", "l1", "l2")
     )
     norm_penalty_weight: float = choice(1e-4, "weight λ of that penalty", at_least=0)
-
-
-@dataclass(frozen=True)
-class TrainConfig(Checked):
-    """What every training run has."""
-
-    dataset: str = choice(
-        "cifar10",
-        "cifar10, cifar100, mnist, fashion-mnist, digits, a folder of class folders, or a CSV file",
-    )
-    batch_size: int = choice(250, "pictures in a batch, before views", at_least=4)
-    validation: float = choice(
-        0.05, "share of the training pictures held out to watch progress", at_least=0.0, at_most=0.5
-    )
-    weights: str | None = choice(
-        None,
-        "start from: imagenet, a file of torchvision's, or a run or model file of ours, embedder or "
-        "classifier, whose network and mean and deviation are then taken too",
-        also="--from",
-    )
-    freeze: str = choice(
-        "", "parts of the backbone that keep their weights, by name, such as stem,layer1,layer2"
-    )
-    freeze_batch_norm: bool = choice(
-        False, "batch normalisation keeps the statistics and weights that it started with"
-    )
-
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-
-    @property
-    def network(self) -> NetworkSpec:
-        """What is trained."""
-        raise NotImplementedError
-
-    def with_values(self, values: Mapping[str, Any]) -> Self:
-        """A copy in which the named fields, of this or of a nested configuration, are replaced."""
-        own = {f.name for f in dataclasses.fields(self)}
-        parts = {n: getattr(self, n) for n in own if isinstance(getattr(self, n), Checked)}
-        changed: dict[str, Any] = {}
-        for name, part in parts.items():
-            fields = {f.name for f in dataclasses.fields(part)}
-            chosen = {k: v for k, v in values.items() if k in fields}
-            changed[name] = dataclasses.replace(part, **chosen)
-            own |= fields
-        unknown = sorted(set(values) - own)
-        if unknown:
-            raise ConfigError(f"there is no setting {unknown[0]!r}; there are: {sorted(own)}")
-        top = {f.name for f in dataclasses.fields(self)} - set(parts)
-        return dataclasses.replace(self, **changed, **{k: v for k, v in values.items() if k in top})
-
-
-def _small_first(share: float) -> float:
-    return choice(
-        share,
-        "share of the epochs, the first, in which pictures are shrunk to three quarters of their side, "
-        "which is half the work",
-        at_least=0,
-        at_most=0.9,
-    )
-
-
-@dataclass(frozen=True)
-class TrainEmbedConfig(TrainConfig):
-    """A whole training run of an embedder."""
-
-    pairs: str = choice(
-        "classes",
-        "what a positive is: another picture of the same class, or another view of the same "
-        "picture (needs no labels)",
-        choices=("classes", "views"),
-    )
-    views: int = choice(1, "augmented views of each picture in a batch", at_least=1, at_most=16)
-    classes_per_batch: int = choice(16, "classes in a batch (fewer if there are fewer)", at_least=2)
-    small_first: float = _small_first(0.25)
-    stop_on_collapse: bool = choice(
-        True, "end the run where the embedding has collapsed, instead of only warning"
-    )
-    embedder: EmbedderSpec = field(default_factory=EmbedderSpec)
-    objective: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pairs == "views" and self.views < 2:
-            raise ConfigError(
-                f"--pairs views compares views of one picture, and --views is {self.views}; "
-                "give --views 2 or more"
-            )
-
-    @property
-    def network(self) -> EmbedderSpec:
-        """What is trained."""
-        return self.embedder
-
-
-@dataclass(frozen=True)
-class TrainClassifyConfig(TrainConfig):
-    """A whole training run of a classifier."""
-
-    init: str = choice(
-        "network",
-        "initial weights: network (as the network was published), normal (deviation 0.01), constant, "
-        "xavier, kaiming",
-        choices=("network", "normal", "constant", "xavier", "kaiming"),
-    )
-    mixup: float = choice(
-        0.0, "mix pictures and labels of pairs by shares from Beta(α, α) (0: never)",
-        at_least=0, at_most=10,
-    )  # fmt: skip
-    cutmix: float = choice(
-        0.0,
-        "paste a part of another picture, and of its label, of an area from Beta(α, α) (0: never); "
-        "with mixup, each batch takes one of the two",
-        at_least=0,
-        at_most=10,
-    )
-    reuse_classes: bool = choice(
-        False,
-        "with --from CLASSIFIER: classes that it knew keep their row of the last layer (and hidden "
-        "layers are kept); otherwise the head is new",
-    )
-    folds: int = choice(
-        0, "cross-validate: train this many times, each on all but one part (0: no)",
-        at_least=0, at_most=100,
-    )  # fmt: skip
-    small_first: float = _small_first(0.0)
-    classifier: ClassifierSpec = field(default_factory=ClassifierSpec)
-    objective: ClassLossConfig = field(default_factory=ClassLossConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.folds == 1:
-            raise ConfigError("--folds is 1; it must be at least 2, or 0 for a single run")
-
-    @property
-    def network(self) -> ClassifierSpec:
-        """What is trained."""
-        return self.classifier

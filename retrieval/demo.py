@@ -11,12 +11,12 @@ from PIL import Image
 from index.atomic import write_atomically
 from retrieval import building, protocols
 from retrieval.checkpoint import Run
-from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages, load_dataset
 from retrieval.evaluation import RetrievalReport
 from retrieval.pictures import list_pictures
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.report import contact_sheet, html_gallery, write_picture
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.search import Searcher, sheet_row
 from retrieval.train_embed import train_embed
 

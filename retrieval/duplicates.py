@@ -11,6 +11,7 @@ import numpy as np
 from index.gallery import Gallery
 from index.groups import close_groups
 from index.neighbors import pair_distances, prepare
+from index.parts import Box
 from retrieval.report import SheetRow, Tile
 from retrieval.search import readable, thumbnail
 
@@ -25,7 +26,8 @@ SHOWN = 12
 class Member:
     """A picture of a group: ``distance`` is that to the group's first picture.
 
-    ``copy_of`` is the id of the first picture of the group that has the same content, byte by byte.
+    ``copy_of`` is the id of the first picture of the group that has the same content, byte by byte. In
+    a gallery of objects each is what lies in the ``box`` of a picture.
     """
 
     id: int
@@ -33,6 +35,7 @@ class Member:
     label: str | None
     distance: float
     copy_of: int | None
+    box: Box | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -108,9 +111,10 @@ def _members(gallery: Gallery, ids: np.ndarray) -> list[Member]:
             continue
         item = items[item_id]
         original = originals.setdefault(item.content_hash or str(item_id), item_id)
-        path = readable(gallery.image_root / item.path)
+        photo, box = gallery.place_of(item.path)
+        path = readable(gallery.image_root / photo)
         copy_of = original if original != item_id else None
-        members.append(Member(item_id, path, item.label, distance, copy_of))
+        members.append(Member(item_id, path, item.label, distance, copy_of, box))
     return members
 
 
@@ -136,8 +140,9 @@ def sheet_rows(groups: Iterable[list[Member]]) -> list[SheetRow]:
     rows = []
     for group in groups:
         first, *others = [
-            Tile(thumbnail(m.path), _caption(m), href=Path(os.path.abspath(m.path)).as_uri())
+            Tile(picture, _caption(m), None, Path(os.path.abspath(m.path)).as_uri(), box)
             for m in group[:SHOWN]
+            for picture, box in [thumbnail(m.path, m.box)]
         ]
         if len(group) > SHOWN:
             first = dataclasses.replace(first, caption=f"{first.caption} · 1 of {len(group):,}")

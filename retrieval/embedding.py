@@ -16,6 +16,7 @@ from retrieval.checkpoint import load_embedder
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ImageError
 from retrieval.images import read_images
+from retrieval.objects import Found
 from retrieval.pictures import Picture
 from retrieval.summary import FillSummary
 
@@ -25,11 +26,17 @@ Count = Callable[[int], None]
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Pictures with their embeddings float32 (n,D), and (path, reason) of those between them that
-    could not be read."""
+    could not be read.
+
+    Where objects are embedded, a picture stands there once for each, and ``objects`` says which of them
+    it is, None for the whole; ``blanks`` are the pictures in which none was found.
+    """
 
     pictures: list[Picture]
     vectors: np.ndarray
     failures: list[tuple[Path, str]]
+    objects: list[Found | None] = dataclasses.field(default_factory=list)
+    blanks: list[Picture] = dataclasses.field(default_factory=list)
 
 
 def embed_pictures(

@@ -54,7 +54,7 @@ def export_gallery(
     ids = gallery.snapshot.living_ids()
     facts = {
         "layout": layout, "rows": len(ids), "dimension": gallery.dim, "metric": gallery.metric,
-        "model": gallery.embedder_id, "complete": False,
+        "model": gallery.embedder_id, "objects": gallery.objects, "complete": False,
     }  # fmt: skip
     write_atomically(marker, json.dumps(facts, indent=2).encode())
     for pair in _parts(out):
@@ -92,7 +92,7 @@ class Source:
     """A folder with vectors and tables, checked as far as it goes without reading all.
 
     ``parts`` are pairs of files with ``rows`` rows together; ``model`` and ``metric`` are None
-    where the folder does not say.
+    where the folder does not say, ``objects`` where it does not hold objects of pictures.
     """
 
     folder: Path
@@ -101,6 +101,7 @@ class Source:
     dim: int
     model: str | None
     metric: str | None
+    objects: dict[str, Any] | None
 
 
 def open_source(folder: Path) -> Source:
@@ -126,7 +127,7 @@ def open_source(folder: Path) -> Source:
         raise DataError(f"{folder} holds vectors of different lengths: {shapes}")
     return Source(
         folder, parts, sum(shape[0] for shape in shapes), shapes[0][1], facts.get("model"),
-        facts.get("metric"),
+        facts.get("metric"), facts.get("objects"),
     )  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def open_or_create(
         content = {MODEL_FILE: model_file(model).read_bytes()} if model else {}
         return create_gallery(
             out, dim=source.dim, metric=metric, embedder_id=identity, model=content, dtype=dtype,
-            image_root=images or source.folder,
+            image_root=images or source.folder, objects=source.objects,
         )  # fmt: skip
     gallery = Gallery.open(out)
     gallery.check_model(identity, str(model or source.folder))
@@ -170,6 +171,11 @@ def open_or_create(
     for name, value in wanted.items():
         if gallery.settings[name] != value:
             raise GalleryError(f"{out} has {name} {gallery.settings[name]}, not {value}")
+    if gallery.objects != source.objects:
+        raise GalleryError(
+            f"only one of {out} and {source.folder} holds objects of pictures, or they were found in "
+            "another way; import into another gallery"
+        )
     return gallery
 
 

@@ -39,15 +39,20 @@ class Gallery:
         images: Path | str,
         *,
         model: Path | str = models.DEFAULT,
+        objects: Path | str | None = None,
         **options: Any,
     ) -> Self:
         """The gallery in a folder, a new, empty one where there is none.
 
-        Paths are kept relative to the folder ``images``; ``options`` are those of
-        ``building.open_or_create``. Raises GalleryError where there is one that is of another kind.
+        With ``objects``, a detector, it is one of the objects in pictures. Paths are kept relative to
+        the folder ``images``; ``options`` are those of ``building.open_or_create``. Raises
+        GalleryError where there is one that is of another kind.
         """
-        sources = [Path(images)]
-        return cls(building.open_or_create(Path(path), Path(model), sources=sources, **options))
+        options |= {
+            "sources": [Path(images)],
+            "objects": None if objects is None else Path(objects),
+        }
+        return cls(building.open_or_create(Path(path), Path(model), **options))
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +115,8 @@ class Gallery:
     def query(self, photos: Sources, k: int = 10, **options: Any) -> list[Answer]:
         """The k nearest pictures of each photo; ``options`` are those of ``Searcher.query_files``.
 
-        Raises ImageError for a photo that cannot be read.
+        With ``objects=True`` an answer for each object of each photo. Raises ImageError for a photo
+        that cannot be read.
         """
         self.vectors.refresh()
         answers, unreadable = self._searcher.query_files(_paths(photos), k, **options)

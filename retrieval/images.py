@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from index.parts import Box
 from retrieval.errors import DataError, ImageError
 
 MAX_PIXELS = 64_000_000
@@ -38,8 +39,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 Source = Path | str | bytes | BinaryIO
-Box = tuple[int, int, int, int]
-"""Left, top, width and height of a part of a picture, in pixels of the upright picture."""
 
 
 def find_images(sources: Iterable[Path | str]) -> list[Path]:
@@ -93,12 +92,38 @@ def read_image(source: Source, size: int | None = None, box: Box | None = None) 
         raise ImageError(_reason(error, source)) from error
 
 
+def part_of(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """A part of a picture uint8 (H,W,3) as uint8 (size,size,3).
+
+    The same as ``read_image`` gives of that box. Raises ImageError for one that does not lie within.
+    """
+    return np.array(_square(_cut_out(Image.fromarray(picture), box), size))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture as ``read_image`` would give it, mostly from its header alone.
+
+    Raises ImageError with the reason for what is not such a picture.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return (height, width) if turned else (width, height)
+    except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
+        raise ImageError(_reason(error, path)) from error
+
+
 def read_images(
-    paths: Iterable[Path], size: int | None = None, num_workers: int = 2
+    paths: Iterable[Path],
+    size: int | None = None,
+    num_workers: int = 2,
+    look_ahead: int = LOOK_AHEAD,
 ) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
     """Each path with its picture, or with why there is none, in order.
 
-    Threads decode ahead, at most LOOK_AHEAD pictures, so that memory does not grow with the number
+    Threads decode ahead, at most ``look_ahead`` pictures, so that memory does not grow with the number
     of paths.
     """
 
@@ -113,7 +138,7 @@ def read_images(
         try:
             for path in paths:
                 pending.append((path, pool.submit(read, path)))
-                if len(pending) >= LOOK_AHEAD:
+                if len(pending) >= look_ahead:
                     first, future = pending.popleft()
                     yield first, future.result()
             while pending:
@@ -184,13 +209,18 @@ def _decode(image: Image.Image, size: int | None, box: Box | None) -> np.ndarray
     image = _to_rgb(ImageOps.exif_transpose(image))
     if box is not None:
         image = _cut_out(image, box)
-    if size is not None and image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        # Cut first: a resize with a box would mix in pixels from outside it.
-        image = image.crop((left, top, left + side, top + side))
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(image)
+    return np.array(image if size is None else _square(image, size))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The centre square, scaled to ``size``."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cut first: a resize with a box would mix in pixels from outside it.
+    image = image.crop((left, top, left + side, top + side))
+    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _cut_out(image: Image.Image, box: Box) -> Image.Image:

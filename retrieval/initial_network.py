@@ -1,6 +1,7 @@
 """The network that a training run begins with: new, or from weights trained before."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,9 +11,9 @@ import torch
 from retrieval.backbones import check_size
 from retrieval.backbones.fast_resnet import FastResNet
 from retrieval.checkpoint import kind_of_model, load_network
-from retrieval.config import TrainConfig
 from retrieval.network import Network
 from retrieval.published import published_look
+from retrieval.run_config import TrainConfig
 from retrieval.specs import NetworkSpec
 
 N = TypeVar("N", bound=Network)
@@ -21,10 +22,11 @@ STATISTICS_SAMPLE = 5000
 
 
 def initial_network(
-    kind: type[N], spec: NetworkSpec, config: TrainConfig, images: np.ndarray, seed: int
+    build: Callable[..., N], spec: NetworkSpec, config: TrainConfig, images: np.ndarray, seed: int
 ) -> tuple[N, Network | None]:
     """A network fitted to the look of these pictures, and the one of ours that it continues, if any.
 
+    ``build`` makes it of a spec and the name of published weights.
     Mean, deviation and the whitening layer come from a seeded sample of ``images`` uint8 (N,S,S,3);
     weights trained elsewhere keep the mean and deviation that they were trained with. From a run of
     ours all that concerns the backbone is taken; the head is new. Raises ConfigError where
@@ -36,16 +38,16 @@ def initial_network(
         own = {"image_size", "dropout"}
         names = {f.name for f in dataclasses.fields(NetworkSpec)} - own
         spec = dataclasses.replace(spec, **{name: getattr(trained.spec, name) for name in names})
-        network = kind(spec)
-        check_size(network.backbone, spec.backbone, spec.image_size)
+        network = build(spec)
+        check_size(network.backbone, network.spec.backbone, spec.image_size)
         network.backbone.load_state_dict(trained.backbone.state_dict())
         return network, trained
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(images))[:STATISTICS_SAMPLE])
     sample = images[rows]
     mean, std = published_look(spec.backbone) if weights is not None else _look(sample)
-    network = kind(dataclasses.replace(spec, mean=mean, std=std), weights)
-    check_size(network.backbone, spec.backbone, spec.image_size)
+    network = build(dataclasses.replace(spec, mean=mean, std=std), weights)
+    check_size(network.backbone, network.spec.backbone, spec.image_size)
     if isinstance(network.backbone, FastResNet):
         pixels = torch.from_numpy(sample).permute(0, 3, 1, 2)
         network.backbone.whiten_from(network.standardise(pixels))

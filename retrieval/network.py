@@ -79,8 +79,9 @@ def run_network(
     """What ``function`` of the network gives for pictures uint8 (N,S,S,3): float32 (N,columns).
 
     ``function`` takes standardised pictures. The network is put in evaluation mode for the time.
-    Always float32: a picture gets the same numbers, up to rounding, whether it comes alone or among a
-    thousand. Raises ValueError if the pictures are not uint8 (N,S,S,3) of the network's size.
+    In float32, but under autocast: a picture gets the same numbers, up to rounding, whether it comes
+    alone or among a thousand. Raises ValueError if the pictures are not uint8 (N,S,S,3) of the
+    network's size.
     """
     size = network.spec.image_size
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
@@ -97,7 +98,7 @@ def run_network(
             # A copy, because memory-mapped pictures may be read-only, which torch warns of.
             batch = torch.from_numpy(images[start : start + batch_size].copy())
             batch = network.standardise(batch.to(network.mean.device).permute(0, 3, 1, 2))
-            out[start : start + len(batch)] = function(batch).cpu().numpy()
+            out[start : start + len(batch)] = function(batch).float().cpu().numpy()
     finally:
         network.train(was_training)
     return out

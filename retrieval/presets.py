@@ -37,13 +37,21 @@ DEEP_SETTINGS: dict[str, Any] = {
 PLAIN = ("lenet", "alexnet", "nin", "vgg", "vgg11", "vgg13", "vgg16", "vgg19", "softmax", "logistic",
          "mlp")  # fmt: skip
 DEEP = ("googlenet", "inception-v3", "densenet121", "densenet161", "densenet169", "densenet201")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BACKBONE_SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(PLAIN, PLAIN_SETTINGS),
     **dict.fromkeys(DEEP, DEEP_SETTINGS),
 }
 CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
     **BACKBONE_SETTINGS,
-    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), DEEP_SETTINGS),
+    **dict.fromkeys(RESNETS, DEEP_SETTINGS),
     "fast-resnet": {"label_smoothing": 0.2},
 }
 """What suits each network; a data set's own settings and given options take precedence."""
+
+# With regions first a picture is many examples, and costs as much.
+DETECT_SETTINGS: dict[str, dict[str, Any]] = {
+    **{model: {} for model in ("tiny-ssd", "ssd", "yolo")},
+    **{model: {"batch_size": 8} for model in ("faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn")},
+}
+"""What suits each detector; given options take precedence."""

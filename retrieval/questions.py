@@ -15,8 +15,11 @@ import numpy as np
 
 from index.gallery import Gallery
 from index.items import Item
+from index.parts import Box
 from retrieval.errors import DataError, ImageError
-from retrieval.images import Box, read_image, read_images
+from retrieval.images import part_of, read_image, read_images
+from retrieval.object_spec import ObjectsSpec
+from retrieval.objects import cut_around
 
 if TYPE_CHECKING:  # torch is loaded where a photo is asked with, and not for stored pictures
     from retrieval.embedder import Embedder
@@ -78,17 +81,19 @@ def photo_questions(
     photos: Sequence[Path],
     on_unreadable: OnUnreadable,
     box: Box | None = None,
+    objects: ObjectsSpec | None = None,
 ) -> Iterator[Question]:
     """A question for each photo, or for that box of each; those that cannot be read are reported.
 
-    Photos are read and embedded TOGETHER at a time, as the questions are taken.
+    To ask a gallery of ``objects``, which says how, a box is cut out as they were. Photos are read and
+    embedded TOGETHER at a time, as the questions are taken.
     """
     from retrieval.embedder import embed_images
 
     size = embedder.spec.image_size
     if box is not None or len(photos) == 1:
         pictures: Iterable[tuple[Path, np.ndarray | ImageError]] = (
-            (photo, _try_read(photo, size, box)) for photo in photos
+            (photo, _try_read(photo, size, box, objects)) for photo in photos
         )
     else:
         pictures = read_images(photos, size)
@@ -106,9 +111,15 @@ def photo_questions(
                 yield Question(f"{photo}{where}", vector, (photo,), box)
 
 
-def _try_read(photo: Path, size: int, box: Box | None) -> np.ndarray | ImageError:
+def _try_read(
+    photo: Path, size: int, box: Box | None, objects: ObjectsSpec | None
+) -> np.ndarray | ImageError:
     try:
-        return read_image(photo, size, box)
+        if box is None or objects is None:
+            return read_image(photo, size, box)
+        picture = read_image(photo)
+        part_of(picture, box, size)  # raises for a box that does not lie in the picture
+        return part_of(picture, cut_around(box, picture.shape, objects.margin), size)
     except ImageError as error:
         return error
 
@@ -170,8 +181,9 @@ def _stored(gallery: Gallery, items: Sequence[Item]) -> Iterator[Question]:
     for batch in batches(items):
         vectors = gallery.vectors(np.array([item.id for item in batch], np.int64))
         for item, vector in zip(batch, vectors, strict=True):
-            photo = gallery.image_root / item.path
-            yield Question(f"{item.path} (id {item.id})", vector, (photo,), own_id=item.id)
+            file, box = gallery.place_of(item.path)
+            photo = gallery.image_root / file
+            yield Question(f"{item.path} (id {item.id})", vector, (photo,), box, own_id=item.id)
 
 
 def stored_item(gallery: Gallery, path: str) -> Item:
@@ -182,6 +194,12 @@ def stored_item(gallery: Gallery, path: str) -> Item:
     as_file = os.path.relpath(os.path.abspath(path), gallery.image_root)
     readings = gallery.items_of_paths([os.path.normpath(path), as_file])
     found = list({item.id: item for item in readings.values()}.values())
+    objects = gallery.items_of_files([os.path.normpath(path), as_file]) if not found else {}
+    for file, parts in objects.items():
+        raise DataError(
+            f"{gallery.path} holds {len(parts)} objects of {file}; ask with one of them, such as "
+            f"--path '{parts[0].path}', or with the photo and --objects"
+        )
     if not found:
         raise DataError(
             f"{gallery.path} does not hold a picture {path}; paths are relative to "

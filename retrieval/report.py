@@ -1,11 +1,11 @@
-"""Answers and progress as pictures: contact sheets, pages, grids, training curves."""
+"""Answers as pictures: contact sheets, pages, grids."""
 
 import base64
 import dataclasses
 import html
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,36 @@ GAP = 12
 CAPTION = 20
 INK, PAPER, LINE = "#1d2330", "#ffffff", "#d5dae3"
 GOOD, BAD, BAR = "#1a9c5b", "#d64545", "#8da9c4"
+OUTLINE, OUTLINE_EDGE = "#ffd400", "#1d2330"
 GREY = np.full((TILE, TILE, 3), 200, np.uint8)
+Outline = tuple[float, float, float, float]
+"""Left, top, right and bottom of a box in a picture, in pixels of that."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A picture uint8 (H,W,3) with a caption; ``good`` says whether it is a right answer, if known."""
+    """A picture uint8 (H,W,3) with a caption; ``good`` says whether it is a right answer, if known.
+
+    ``box`` is outlined in it.
+    """
 
     picture: np.ndarray
     caption: str
     good: bool | None = None
     href: str | None = None
+    box: Outline | None = None
+
+    def fitted(self) -> Image.Image:
+        """The picture in a square of TILE, with its box."""
+        image = fit_picture(self.picture, TILE)
+        if self.box is not None:
+            scale = image.width / self.picture.shape[1]
+            left, top, right, bottom = (round(edge * scale) for edge in self.box)
+            draw = ImageDraw.Draw(image)
+            for grow, colour in ((2, OUTLINE_EDGE), (1, OUTLINE), (0, OUTLINE)):
+                edges = left - grow, top - grow, right - 1 + grow, bottom - 1 + grow
+                draw.rectangle(edges, outline=colour)
+        return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +80,7 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
 def _draw_tile(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int
 ) -> None:
-    picture = fit_picture(tile.picture, TILE)
+    picture = tile.fitted()
     x, y = left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2
     sheet.paste(picture, (x, y))
     if tile.good is not None:
@@ -166,7 +185,7 @@ def html_gallery(rows: Sequence[SheetRow], title: str) -> str:
 
 def _figure(tile: Tile) -> str:
     verdict = {True: "good", False: "bad", None: ""}[tile.good]
-    image = fit_picture(tile.picture, TILE)
+    image = tile.fitted()
     buffer = io.BytesIO()
     small = max(tile.picture.shape[:2]) <= TILE
     image.save(buffer, "PNG" if small else "JPEG", quality=88)
@@ -185,48 +204,6 @@ def _figure(tile: Tile) -> str:
 def _safe(text: str) -> str:
     """Text for HTML, attributes included; bytes that are not UTF-8 in file names become ?."""
     return html.escape(text.encode("utf-8", "replace").decode())
-
-
-CURVES = (
-    ("loss", lambda name: name.startswith("loss")),
-    ("recall@1, held out", lambda name: name == "recall_at_1"),
-    ("share of active triplets", lambda name: name == "active_triplets"),
-    ("distances within and between classes", lambda name: name.endswith("_distance")),
-    ("effective rank", lambda name: name == "effective_rank"),
-    ("learning rate", lambda name: name == "lr"),
-)
-
-
-CLASS_CURVES = (
-    ("loss", lambda name: name.startswith(("loss", "validation_loss"))),
-    ("accuracy", lambda name: name in ("accuracy", "training_accuracy")),
-    ("learning rate", lambda name: name == "lr"),
-)
-
-
-def training_curves(
-    records: Iterable[dict[str, Any]], path: Path, panels: Sequence[Any] = CURVES
-) -> None:
-    """Write a PNG of what ``records`` (one an epoch) hold, each kind of figure in a panel."""
-    from matplotlib.figure import Figure
-
-    records = list(records)
-    rows = len(panels) // 3
-    figure = Figure(figsize=(13, 3 * rows), layout="constrained")
-    for axes, (title, wanted) in zip(figure.subplots(rows, 3).flat, panels, strict=True):
-        names = [name for name in dict.fromkeys(n for r in records for n in r) if wanted(name)]
-        for name in names:
-            points = [(r["epoch"], r[name]) for r in records if name in r]
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, marker="o", markersize=3, label=name.removeprefix("loss/"))
-        if len(names) > 1:
-            axes.legend(frameon=False, fontsize=8)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("epoch", fontsize=8)
-        axes.grid(alpha=0.25)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
 
 
 PANELS = 12

@@ -3,7 +3,9 @@
 Each field is an option of the command line, with its default, range and help.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 from retrieval.errors import ConfigError
 from retrieval.settings import Checked, choice
@@ -18,8 +20,8 @@ class NetworkSpec(Checked):
     backbone: str = choice(
         "fast-resnet",
         "network: fast-resnet; resnet18, 34, 50, 101, 152; densenet121, 161, 169, 201; vgg11, 13, 16, "
-        "19, or vgg with --blocks; alexnet, nin, googlenet, inception-v3, lenet; softmax, logistic, "
-        "mlp (baselines on pixels)",
+        "19, or vgg with --blocks; alexnet, nin, googlenet, inception-v3, lenet, tiny; softmax, "
+        "logistic, mlp (baselines on pixels)",
     )
     width: int = choice(80, "channels of the first stage of fast-resnet", at_least=8, at_most=512)
     width_factor: float = choice(
@@ -122,6 +124,17 @@ class ClassifierSpec(NetworkSpec):
 class DetectorSpec(NetworkSpec):
     """All that is needed to rebuild a detector without its weights."""
 
+    backbone: str = choice(
+        "",
+        "network beneath the detector: tiny; resnet18, 34, …, 152; densenet121, …; vgg11, …; "
+        "googlenet; fast-resnet; … (without it: tiny for tiny-ssd, else resnet18)",
+    )
+    stem: str = choice(
+        "stock",
+        "stock is the published form, for photos; small keeps the resolution, which costs 16 times "
+        "the work or more at the same --image-size",
+        choices=("small", "stock"),
+    )
     model: str = choice(
         "tiny-ssd",
         "detector: tiny-ssd, ssd, yolo (one stage); faster-rcnn, mask-rcnn, fast-rcnn, rcnn (regions "
@@ -140,16 +153,25 @@ class DetectorSpec(NetworkSpec):
     )
     region_pool: str = choice(
         "align",
-        "of the detectors with regions: RoI align, or RoI pool as Fast R-CNN was published",
+        "of faster-rcnn, mask-rcnn and fast-rcnn: RoI align, or RoI pool as Fast R-CNN was published",
         choices=("align", "pool"),
     )
     nms_iou: float = choice(
         0.5, "of two boxes of one class that overlap more than this, the surer one stays",
         at_least=0.01, at_most=1,
     )  # fmt: skip
+    across_classes: bool = choice(
+        False,
+        "let the surer one alone stay of two boxes of different classes too",
+    )
     least_score: float = choice(
         0.01, "objects less sure than this are never told of", at_least=0, at_most=1
     )
     most: int = choice(100, "objects told of in a picture, at most", at_least=1, at_most=1000)
     classes: tuple[str, ...] = ()
     """Names of the classes; they come with the data."""
+
+    def with_backbone(self) -> Self:
+        """The same, with the backbone that the model stands on by default where none is named."""
+        own = "tiny" if self.model == "tiny-ssd" else "resnet18"
+        return dataclasses.replace(self, backbone=self.backbone or own)

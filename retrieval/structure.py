@@ -1,7 +1,7 @@
 """What a network is made of: its layers with shapes, parameters and work; its parameters by name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,9 @@ def layers_of(network: nn.Module, shape: Sequence[int]) -> list[LayerFacts]:
     def enter(layer: nn.Module, inputs: Any) -> None:
         before[names[layer]] = counter.get_total_flops()
 
-    def leave(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def leave(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):  # what only rearranges, such as the boxes of a detector
+            return
         own = [p for p in layer.parameters() if p not in seen]
         seen.update(own)
         name = names[layer]
@@ -71,7 +73,7 @@ def layers_of(network: nn.Module, shape: Sequence[int]) -> list[LayerFacts]:
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     try:
         with counter, torch.no_grad():
-            network(torch.zeros(1, *shape, device=device))
+            asked(network)(torch.zeros(1, *shape, device=device))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         size = "×".join(map(str, shape))
@@ -96,6 +98,12 @@ def parameters_of(network: nn.Module) -> list[ParameterFacts]:
             )
         )  # fmt: skip
     return facts
+
+
+def asked(network: nn.Module) -> Callable[[Tensor], Any]:
+    """What computes for pictures alone: a detector's ``forward`` would need known objects."""
+    asked: Callable[[Tensor], Any] = getattr(network, "find", network)
+    return asked
 
 
 class Extractor(nn.Module):
@@ -123,7 +131,7 @@ class Extractor(nn.Module):
 
         hook = self.network.get_submodule(self.layer).register_forward_hook(leave)
         try:
-            self.network(images)
+            asked(self.network)(images)
         except _Reached as reached:
             return reached.output
         finally:

@@ -16,14 +16,14 @@ from retrieval.batches import ClassBatches
 from retrieval.checkpoint import MODEL_FILE, Run, save_network
 from retrieval.class_loss import ClassLoss
 from retrieval.classifier import Classifier, classify_images
-from retrieval.config import TrainClassifyConfig
+from retrieval.curves import CLASS_CURVES, training_curves
 from retrieval.datasets import LabeledImages
 from retrieval.device import keep_freed_memory
 from retrieval.errors import ConfigError, DataError
 from retrieval.initial_network import initial_network
 from retrieval.layers import initialise
 from retrieval.processes import Processes
-from retrieval.report import CLASS_CURVES, training_curves
+from retrieval.run_config import TrainClassifyConfig
 from retrieval.training import Task, fit
 
 HEAD_LR = 10.0
@@ -112,7 +112,8 @@ def _train(
 
     def save_state(state: dict[str, Any]) -> None:
         run.save_state(state)
-        training_curves(state["history"], run.folder / "curves.png", CLASS_CURVES)
+        if state["step"] == 0:  # within an epoch there is nothing new to draw
+            training_curves(state["history"], run.folder / "curves.png", CLASS_CURVES)
 
     task = dataclasses.replace(
         task,

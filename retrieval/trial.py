@@ -3,14 +3,14 @@
 import dataclasses
 import resource
 import sys
-import time
 
 import torch
 
-from retrieval.config import TrainEmbedConfig
-from retrieval.datasets import LabeledImages
-from retrieval.train_embed import embedding_task
-from retrieval.training import fit
+from retrieval.batches import small_side
+from retrieval.network import Network
+from retrieval.run_config import TrainConfig
+from retrieval.structure import asked
+from retrieval.training import Task, fit
 
 MIB = 2**20
 
@@ -26,6 +26,7 @@ class Trial:
     batch: int
     steps_per_epoch: int
     epochs: int
+    small_epochs: int
     peak_memory_bytes: int
     step_seconds: float
     data_seconds: float
@@ -35,55 +36,60 @@ class Trial:
 
     def lines(self) -> list[tuple[str, str]]:
         """What a person reads: name and text."""
+        small = f", {self.small_epochs} of them of small pictures" if self.small_epochs else ""
         share = self.data_seconds / self.step_seconds
         return [
             ("parameters", f"{self.parameters:,} ({self.trained_parameters:,} are trained)"),
-            ("FLOPs per picture", f"{self.flops_per_picture:.3g} to embed, training 3 times that"),
+            ("FLOPs per picture", f"{self.flops_per_picture:.3g} to ask, training 3 times that"),
             ("steps per epoch", f"{self.steps_per_epoch:,} of {self.batch} pictures"),
             ("memory, at most", f"{self.peak_memory_bytes / MIB:,.0f} MiB"),
             ("a step", f"{self.step_seconds:.3f} s ({share:.0%} of it preparing pictures)"),
             ("an epoch", f"{self.epoch_seconds:.0f} s"),
-            ("all epochs", f"{self.total_seconds / 60:.1f} minutes ({self.epochs} epochs, "
+            ("all epochs", f"{self.total_seconds / 60:.1f} minutes ({self.epochs} epochs{small}; "
                            f"{self.total_flops:.2g} FLOPs), without validation"),
         ]  # fmt: skip
 
 
-def try_training(config: TrainEmbedConfig, data: LabeledImages, device: torch.device) -> Trial:
-    """Sizes and times of ``config`` on ``data``: one batch to warm up, two that are timed.
+def try_training(
+    task: Task, config: TrainConfig, pictures: int, batch: int, small_epochs: int = 0
+) -> Trial:
+    """Sizes and times of a run over this many pictures: one batch to warm up, two that are timed.
 
-    Nothing is kept. Raises as ``train_embed`` does.
+    Epochs of small pictures are reckoned by their FLOPs. Nothing is kept, and ``task`` is of no more
+    use. Raises as ``fit`` does.
     """
-    fitting, held_out = data.holdout(config.validation, config.fit.seed)
-    task = embedding_task(config, fitting, held_out, device)
     steps = task.batches.steps
     records: list[dict[str, float]] = []
-    moments: list[float] = []
     task.batches.steps = 1  # three epochs of one step each
     task = dataclasses.replace(
-        task, validate=lambda module: {}, on_epoch=records.append,
-        on_step=lambda done, total: moments.append(time.monotonic()),
+        task, validate=lambda module: {}, save_best=lambda module: None,
+        save_state=lambda state: None, on_epoch=records.append,
     )  # fmt: skip
     fit(task, dataclasses.replace(config.fit, epochs=3))
     timed = records[1:]
     step = sum(r["seconds"] for r in timed) / len(timed)
     parameters = list(task.module.parameters())
-    flops = flops_per_picture(task.module, config.embedder.image_size, device)
-    batch = len(task.batches(0, 0)[1])
+    device = parameters[0].device
+    assert isinstance(task.module, Network)
+    flops = flops_per_picture(task.module, task.module.spec.image_size, device)
     epochs = config.fit.epochs
+    small = flops_per_picture(task.module, small_side(task.module), device) if small_epochs else 0
+    whole_epochs = epochs - small_epochs * (1 - small / flops)
     return Trial(
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         flops_per_picture=flops,
-        pictures=len(fitting),
+        pictures=pictures,
         batch=batch,
         steps_per_epoch=steps,
         epochs=epochs,
+        small_epochs=small_epochs,
         peak_memory_bytes=_peak_memory(device),
         step_seconds=step,
         data_seconds=sum(r["data_seconds"] for r in timed) / len(timed),
         epoch_seconds=step * steps,
-        total_seconds=step * steps * epochs,
-        total_flops=3 * flops * batch * steps * epochs,
+        total_seconds=step * steps * whole_epochs,
+        total_flops=round(3 * flops * batch * steps * whole_epochs),
     )
 
 
@@ -92,11 +98,12 @@ def flops_per_picture(module: torch.nn.Module, size: int, device: torch.device) 
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    picture = torch.zeros(1, 3, size, size, device=device)
+    channels = module.spec.channels if isinstance(module, Network) else 3
+    picture = torch.zeros(1, channels, size, size, device=device)
     was_training = module.training
     module.eval()
     with counter, torch.no_grad():
-        module(picture)
+        asked(module)(picture)
     module.train(was_training)
     return int(counter.get_total_flops())
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages, load_dataset
 from retrieval.device import describe
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.presets import PRESETS
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import embedding_task
 from retrieval.training import fit
 

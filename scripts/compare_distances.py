@@ -19,11 +19,11 @@ from seeds import Interval, interval
 
 from index.neighbors import pair_distances, prepare
 from retrieval.checkpoint import Run, load_embedder
-from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.presets import DATASET_SETTINGS
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import DISTANCES
 from retrieval.train_embed import train_embed
 

@@ -23,19 +23,19 @@ from index.gallery import Gallery
 from index.items import all_items
 from index.merging import merge_into
 from index.verify import verify_gallery
-from retrieval import building, training
+from retrieval import filling, training
 from retrieval import train_embed as train_embedder
 from retrieval.building import fill, open_or_create, remove_pictures, sync
 from retrieval.checkpoint import Run, embedder_id, save_network
-from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import Embedder
 from retrieval.pictures import list_pictures
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import EmbedderSpec
 from retrieval.train_embed import train_embed
 
 torch.set_num_threads(1)
-building.SHARD_ROWS = merging.COMMIT_ROWS = 32
+filling.SHARD_ROWS = merging.COMMIT_ROWS = 32
 compaction.JOINED = 3
 training.SAVE_EVERY_SECONDS = 0.05
 train_embedder.training_curves = lambda *_: (

@@ -14,7 +14,7 @@ from retrieval.specs import NetworkSpec
 NARROW = dict.fromkeys(FITS["width_factor"], 0.125) | {"lenet": 1.0}
 ALL = [name for name in NAMES if name != "vgg"]
 FAMILIES = ["fast-resnet", "resnet18", "resnet50", "densenet121", "vgg11", "vgg", "alexnet", "nin",
-            "googlenet", "inception-v3", "lenet", "softmax"]  # fmt: skip
+            "googlenet", "inception-v3", "lenet", "tiny", "softmax"]  # fmt: skip
 
 
 def spec_of(name: str, **options: object) -> NetworkSpec:

@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
-from retrieval.config import AugmentConfig, FitConfig, TrainEmbedConfig
+from retrieval.config import AugmentConfig, FitConfig
 from retrieval.errors import ConfigError
 from retrieval.presets import DATASET_SETTINGS, PRESETS
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import EmbedderSpec
 
 

@@ -7,7 +7,6 @@ import pytest
 from nasty_pictures import NastyPicture, encoded, make_nasty_pictures, quadrants
 from PIL import Image
 
-from retrieval import images
 from retrieval.errors import DataError, ImageError
 from retrieval.images import content_hash, find_images, read_image, read_images
 
@@ -90,10 +89,7 @@ def test_a_colour_profile_is_converted() -> None:
     assert read_image(grey).shape == (24, 32, 3)  # a profile that does not fit RGB is passed over
 
 
-def test_reading_in_threads_keeps_order_and_bounds_memory(
-    nasty: list[NastyPicture], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "LOOK_AHEAD", 4)
+def test_reading_in_threads_keeps_order_and_bounds_memory(nasty: list[NastyPicture]) -> None:
     asked: list[Path] = []
 
     def paths():
@@ -101,7 +97,7 @@ def test_reading_in_threads_keeps_order_and_bounds_memory(
             asked.append(picture.path)
             yield picture.path
 
-    stream = read_images(paths(), 16, num_workers=3)
+    stream = read_images(paths(), 16, num_workers=3, look_ahead=4)
     for number, picture in enumerate(nasty):
         path, result = next(stream)
         assert path == picture.path

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from retrieval.config import TrainEmbedConfig
 from retrieval.errors import ConfigError
 from retrieval.processes import Processes
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import build_embedder
 
 OPTIONS = [

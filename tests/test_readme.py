@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from boxed import squares
 from click.testing import CliRunner
 from PIL import Image
 
-from retrieval.cli import main
+from retrieval.cli import detect, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,6 +43,8 @@ def test_every_command_and_the_python_example_work(
     make_flowers(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRIEVAL_DATA", str(tmp_path / "data"))
+    # A thousand scenes would take a minute.
+    monkeypatch.setattr(detect, "read_boxed", lambda name, split: squares(24))
     ran = 0
     for program, *arguments in commands():
         if program != "retrieval":
@@ -66,6 +69,7 @@ def test_every_command_and_the_python_example_work(
     assert ran >= 11
     assert (tmp_path / "answers.png").exists()
     assert (tmp_path / "answers.html").exists()
+    assert (tmp_path / "detected" / "photo.png").exists()
     example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     exec(compile(example, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 10

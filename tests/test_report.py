@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from retrieval.curves import training_curves
 from retrieval.report import (
     BAD,
     GAP,
@@ -15,7 +16,6 @@ from retrieval.report import (
     fit_picture,
     html_gallery,
     picture_grid,
-    training_curves,
     write_picture,
 )
 

@@ -14,10 +14,11 @@ from retrieval.batches import ClassBatches
 from retrieval.checkpoint import load_classifier, load_embedder
 from retrieval.class_loss import ClassLoss, class_weights, cross_entropy
 from retrieval.classifier import Classifier, classify_images
-from retrieval.config import ClassLossConfig, TrainClassifyConfig, TrainEmbedConfig
+from retrieval.config import ClassLossConfig
 from retrieval.datasets import LabeledImages
 from retrieval.errors import ConfigError, DataError
 from retrieval.layers import initialise
+from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.specs import ClassifierSpec
 from retrieval.train_classify import (
     Listener,

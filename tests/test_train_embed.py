@@ -8,10 +8,10 @@ import torch
 from retrieval import diagnosis
 from retrieval.batches import EmbedBatches
 from retrieval.checkpoint import Run, load_embedder
-from retrieval.config import TrainEmbedConfig
 from retrieval.datasets import LabeledImages
 from retrieval.embedder import embed_images
 from retrieval.errors import ConfigError, DataError, TrainingError
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import (
     build_embedder,
     embedding_task,

@@ -2,15 +2,19 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from test_train_embed import SMALL, stripes
 from torch import nn
 
+from retrieval.batches import small_epochs
 from retrieval.cli import main
-from retrieval.config import TrainEmbedConfig
-from retrieval.trial import flops_per_picture, try_training
+from retrieval.datasets import LabeledImages
+from retrieval.run_config import TrainEmbedConfig
+from retrieval.train_embed import embedding_task
+from retrieval.trial import Trial, flops_per_picture, try_training
 
 CPU = torch.device("cpu")
 
@@ -22,20 +26,38 @@ def test_flops_equal_a_count_by_hand() -> None:
     assert module.training
 
 
+def trial_of(config: TrainEmbedConfig, data: LabeledImages) -> Trial:
+    fitting, held_out = data.holdout(config.validation, config.fit.seed)
+    task = embedding_task(config, fitting, held_out, CPU)
+    rows = len(task.batches(0, 0)[1])
+    return try_training(task, config, len(fitting), rows, small_epochs(config))
+
+
 def test_a_trial_measures_and_leaves_no_trace() -> None:
-    config = TrainEmbedConfig().with_values({**SMALL, "views": 2, "epochs": 9})
-    data = stripes()
-    trial = try_training(config, data, CPU)
+    config = TrainEmbedConfig().with_values({**SMALL, "views": 2, "epochs": 9, "small_first": 0.25})
+    trial = trial_of(config, stripes())
     assert trial.pictures == 128  # a fifth is held out
     assert trial.batch == 64
     assert trial.steps_per_epoch == 4
     assert trial.epochs == 9
     assert 0 < trial.data_seconds < trial.step_seconds
+    # Two of the nine epochs see small pictures; at 17 pixels these are no smaller.
+    assert trial.small_epochs == 2
     assert trial.total_seconds == pytest.approx(trial.step_seconds * 4 * 9)
     assert trial.total_flops == 3 * trial.flops_per_picture * 64 * 4 * 9
     assert trial.parameters > trial.trained_parameters > 0
     assert trial.peak_memory_bytes > 2**20
     assert all(text for _, text in trial.lines())
+
+
+def test_epochs_of_small_pictures_count_for_less() -> None:
+    images = np.zeros((60, 32, 32, 3), np.uint8)
+    data = LabeledImages("black", images, np.arange(60) % 3, ("a", "b", "c"))
+    settings = {**SMALL, "epochs": 10, "small_first": 0.4}
+    trial = trial_of(TrainEmbedConfig().with_values(settings), data)
+    assert trial.small_epochs == 4
+    share = trial.total_seconds / (trial.epoch_seconds * 10)
+    assert 0.75 < share < 0.85  # 6 whole ones, 4 of about half the work
 
 
 def test_the_command_prints_and_keeps_nothing(
@@ -45,12 +67,9 @@ def test_the_command_prints_and_keeps_nothing(
     quick = ["train-embed", "--dataset", "digits", "--width", "8", "--dry-run"]
     result = CliRunner().invoke(main, [*quick, "--json"])
     assert result.exit_code == 0, result.output
-    assert set(json.loads(result.stdout)) == {f.name for f in dataclasses.fields(_trial_type())}
+    assert set(json.loads(result.stdout)) == {f.name for f in dataclasses.fields(Trial)}
     assert not (tmp_path / "runs").exists()
     assert "FLOPs per picture" in CliRunner().invoke(main, quick).stdout
-
-
-def _trial_type() -> type:
-    from retrieval.trial import Trial
-
-    return Trial
+    classify = ["train-classify", "--dataset", "digits", "--backbone", "lenet", "--channels", "1"]
+    assert "FLOPs per picture" in CliRunner().invoke(main, [*classify, "--dry-run"]).stdout
+    assert not (tmp_path / "runs").exists()

@@ -28,6 +28,7 @@ CLASSES = {
     "googlenet": "googlenet.GoogLeNet",
     "inception-v3": "inception.InceptionV3",
     "lenet": "lenet.LeNet",
+    "tiny": "tiny.Tiny",
     **dict.fromkeys(BASELINES, "pixels.Pixels"),
 }
 """Where each network is, by name."""

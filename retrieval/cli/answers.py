@@ -22,9 +22,16 @@ SHOW_PROGRESS_FROM = 65
 
 
 def print_answers(
-    answers: Iterable["Answer"], style: str, count: int, html: Path | None, sheet: Path | None
+    answers: Iterable["Answer"],
+    style: str,
+    count: int | None,
+    html: Path | None,
+    sheet: Path | None,
 ) -> None:
-    """Print answers to ``count`` questions one by one, and write their pictures at the end."""
+    """Print answers to ``count`` questions one by one, and write their pictures at the end.
+
+    Each names its question where there are several, or ``count`` is None: as many as come.
+    """
     rows: list[SheetRow] = []
     answers = _watched(answers, count)
     if html is not None or sheet is not None:
@@ -35,21 +42,23 @@ def print_answers(
         _print_csv(answers)
     elif style == "paths":
         for answer in answers:
-            click.echo("".join(f"{hit.path}\n" for hit in answer.hits), nl=False)
+            click.echo("".join(f"{hit.name}\n" for hit in answer.hits), nl=False)
     else:
         for number, answer in enumerate(answers):
-            click.echo(("\n" if number else "") + table(answer, count > 1), nl=False)
+            click.echo(("\n" if number else "") + table(answer, count != 1), nl=False)
     if html is not None or sheet is not None:
         write_pictures(rows, "Search by picture", html, sheet)
-        if count > PAGE_ROWS:
+        if count is None and len(rows) == PAGE_ROWS:
+            say(f"At most {PAGE_ROWS} questions are shown there.")
+        elif count is not None and count > PAGE_ROWS:
             say(f"The first {PAGE_ROWS} of {count:,} questions are shown there.")
 
 
-def _watched(answers: Iterable["Answer"], count: int) -> "Iterator[Answer]":
+def _watched(answers: Iterable["Answer"], count: int | None) -> "Iterator[Answer]":
     """The answers, with a notice of each that was cut and progress where nothing else shows it."""
     from retrieval.progress import Progress
 
-    quiet = count < SHOW_PROGRESS_FROM or sys.stdout.isatty()
+    quiet = count is None or count < SHOW_PROGRESS_FROM or sys.stdout.isatty()
     with contextlib.nullcontext() if quiet else Progress("Asking", count, "questions") as progress:
         for answer in answers:
             yield answer
@@ -65,23 +74,32 @@ def _watched(answers: Iterable["Answer"], count: int) -> "Iterator[Answer]":
 def table(answer: "Answer", titled: bool) -> str:
     """The hits of an answer as text for people."""
     lines = [one_line(answer.question)] if titled else []
-    lines.append(f"{'rank':>4}  {'distance':>8}  {'label':<16}  path")
+    boxed = any(hit.box is not None for hit in answer.hits)
+    box = f"{'box':<20}  " if boxed else ""
+    lines.append(f"{'rank':>4}  {'distance':>8}  {'label':<16}  {box}path")
     for hit in answer.hits:
         label = hit.label or ""
-        lines.append(f"{hit.rank:>4}  {hit.distance:>8.4f}  {label:<16}  {one_line(hit.path)}")
+        box = f"{box_text(hit.box):<20}  " if boxed else ""
+        facts = f"{hit.rank:>4}  {hit.distance:>8.4f}  {label:<16}  {box}"
+        lines.append(f"{facts}{one_line(hit.path)}")
     if not answer.hits:
         lines.append("none")
     return "\n".join(lines) + "\n"
 
 
+def box_text(box: Any) -> str:
+    """Left, top, width and height, as --box takes them; nothing for a whole picture."""
+    return "" if box is None else ",".join(map(str, box))
+
+
 def _print_csv(answers: Iterable["Answer"]) -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["question", "rank", "distance", "id", "label", "path"])
+    writer.writerow(["question", "rank", "distance", "id", "label", "path", "box"])
     for answer in answers:
         for hit in answer.hits:
             row: list[Any] = [answer.question, hit.rank, f"{hit.distance:.6g}", hit.id]
-            writer.writerow([*row, hit.label or "", hit.path])
+            writer.writerow([*row, hit.label or "", hit.path, box_text(hit.box)])
         click.echo(out.getvalue(), nl=False)
         out.seek(0)
         out.truncate()

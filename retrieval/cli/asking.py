@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.options import gallery_option, json_option, where_option
+from retrieval.cli.options import gallery_option, json_option, say, where_option
 from retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def asking_options(command: Command) -> Command:
         click.option("--box", type=BoxType(),
                      help="Ask with this part of one PHOTO: left, top, width, height in pixels of the "
                      "upright picture."),
+        click.option("--objects", is_flag=True,
+                     help="Ask with each object of PHOTOS, as the detector of the gallery finds them."),
         where_option,
         click.option("--model", type=file,
                      help="Embed the photos with this run; refused if it did not make the gallery."),
@@ -72,11 +74,20 @@ def asking_options(command: Command) -> Command:
 
 @dataclasses.dataclass
 class Asked:
-    """What the command line asks, with the photos that turn out not to be readable."""
+    """What the command line asks, with the photos that turn out not to be readable.
+
+    ``count`` is None where it is not known how many questions there will be: one for each object.
+    ``failed`` says, at the end, that a photo could not be read, or that none had an object to ask with.
+    """
 
     questions: Iterator["Question"]
-    count: int
+    count: int | None
     unreadable: int = 0
+    asked: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return self.unreadable > 0 or (self.count is None and self.asked == 0)
 
 
 def questions_of(
@@ -89,6 +100,7 @@ def questions_of(
     paths: tuple[str, ...],
     vectors: Path | None,
     box: tuple[int, int, int, int] | None,
+    objects: bool,
 ) -> Asked:
     """The questions of a command line, which gives one kind of them.
 
@@ -103,8 +115,12 @@ def questions_of(
         )
     if box is not None and (len(photos) != 1 or photos[0].is_dir()):
         raise ConfigError("--box is a part of one PHOTO; give one photo with it")
+    if objects and (not photos or box is not None):
+        raise ConfigError(
+            "--objects asks with the objects of whole PHOTOS; give photos, and no --box"
+        )
     if photos:
-        return _photos(searcher, photos, box)
+        return _photos(searcher, photos, box, objects)
     if like or unlike:
         weighted = (
             [questions.Weighted.parse(text, questions.LIKE) for text in like],
@@ -119,11 +135,15 @@ def questions_of(
 
 
 def _photos(
-    searcher: "Searcher", sources: tuple[Path, ...], box: tuple[int, int, int, int] | None
+    searcher: "Searcher",
+    sources: tuple[Path, ...],
+    box: tuple[int, int, int, int] | None,
+    objects: bool,
 ) -> Asked:
     import torch
 
     from retrieval.images import find_images
+    from retrieval.object_embedding import object_questions
     from retrieval.questions import photo_questions
 
     photos = [
@@ -139,6 +159,22 @@ def _photos(
         click.echo(f"Error: {photo}: {reason}", err=True)
         asked.unreadable += 1
 
-    asked = Asked(iter(()), len(photos))
-    asked.questions = photo_questions(searcher.embedder, photos, report, box)
+    def report_blank(photo: Path) -> None:
+        least = searcher.object_embedder.spec.least_score
+        say(
+            f"{photo}: no object was found (the gallery takes those of a score of {least:g} or more)"
+        )
+
+    def counted(questions: "Iterator[Question]") -> "Iterator[Question]":
+        for question in questions:
+            asked.asked += 1
+            yield question
+
+    asked = Asked(iter(()), None if objects else len(photos))
+    if objects:
+        found = object_questions(searcher.object_embedder, photos, report, report_blank)
+        asked.questions = counted(found)
+    else:
+        spec = searcher.objects
+        asked.questions = photo_questions(searcher.embedder, photos, report, box, spec)
     return asked

@@ -10,13 +10,17 @@ from retrieval.cli.runs import (
     begin,
     configuration,
     data_dir_option,
+    dry_run_option,
     overwrite_option,
     preset_option,
     resume_option,
     silent,
+    suited,
+    try_out,
 )
-from retrieval.config import AugmentConfig, ClassLossConfig, FitConfig, TrainClassifyConfig
+from retrieval.config import AugmentConfig, ClassLossConfig, FitConfig
 from retrieval.presets import CLASSIFY_SETTINGS
+from retrieval.run_config import TrainClassifyConfig
 from retrieval.specs import ClassifierSpec
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ views_option = click.option(
 @data_dir_option
 @resume_option
 @overwrite_option
+@dry_run_option
 @device_option
 @json_option
 def train_classify(
@@ -49,6 +54,7 @@ def train_classify(
     data_dir: Path | None,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
     device: str,
     as_json: bool,
     **given: Any,
@@ -62,6 +68,7 @@ def train_classify(
       retrieval train-classify --dataset clothes/ --backbone lenet --batch-norm --channels 1
       retrieval train-classify --dataset flowers/ --from runs/embed-flowers --freeze stages.0
       retrieval train-classify --dataset flowers/ --folds 5
+      retrieval train-classify --dataset flowers/ --dry-run    how long would it take?
       retrieval train-classify --dataset flowers/ --out runs/kinds --resume
 
     The folder flowers/ holds one folder of pictures for each class, or train/ and test/ folders
@@ -73,9 +80,17 @@ def train_classify(
     values = {name: value for name, value in given.items() if value is not None}
     dataset = values.get("dataset", TrainClassifyConfig().dataset)
     run = run_at(out or Path("runs") / f"classify-{Path(dataset).name or 'pictures'}")
-    config, size = configuration(run, preset, values, resume, overwrite, CLASSIFY_SETTINGS)
-    data, chosen, tell = begin(config, device, data_dir, size, f"into {run.folder}")
+    suiting = suited(TrainClassifyConfig(), preset, values, CLASSIFY_SETTINGS)
+    keeps_nothing = dry_run and not resume
+    config, size = configuration(run, values, suiting, resume, overwrite or keeps_nothing)
+    into = "to keep nothing" if dry_run else f"into {run.folder}"
+    data, chosen, tell = begin(config, device, data_dir, size, into)
     config = config.with_values({"image_size": data.images.shape[1]})
+    if dry_run:
+        from retrieval.train_classify import classifying_task
+
+        try_out(config, classifying_task, data, chosen, as_json)
+        return
     result = _train(config, data, run, chosen, resume, quiet=tell is silent)
     if result is None:
         tell(f"Stopped. Continue with: retrieval train-classify --out {run.folder} --resume")

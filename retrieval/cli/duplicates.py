@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrieval.cli.answers import one_line, write_pictures
+from retrieval.cli.answers import box_text, one_line, write_pictures
 from retrieval.cli.options import (
     Distance,
     find_distance,
@@ -83,7 +83,8 @@ def _print_groups(found: "Duplicates") -> None:
         for member in group:
             copy = "" if member.copy_of is None else f"copy of {member.copy_of}"
             facts = f"{member.id:>10}  {member.distance:>8.4f}  {copy:<18}"
-            click.echo(f"{facts}  {member.label or '':<16}  {one_line(member.path)}")
+            box = "" if member.box is None else f"{box_text(member.box):<20}  "
+            click.echo(f"{facts}  {member.label or '':<16}  {box}{one_line(member.path)}")
     click.echo(
         f"{len(found.groups):,} groups, {found.pictures:,} pictures within {found.distance:g} of "
         f"another, {found.copies:,} of them copies"

@@ -28,8 +28,8 @@ class Ranks(click.ParamType):
     "models",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A run folder, of an embedder or a classifier: ask it about --dataset. Several classifiers "
-    "are asked together, their answers averaged.",
+    help="A run folder, of an embedder, a classifier or a detector: ask it about --dataset. Several "
+    "classifiers are asked together, their answers averaged.",
 )
 @click.option("--dataset", help="With --model: cifar10, digits, a folder, a CSV file, …")
 @click.option(
@@ -66,6 +66,7 @@ class Ranks(click.ParamType):
     type=click.Path(path_type=Path),
     help="With a classifier: write its confusion matrix as a picture here.",
 )
+@click.option("--masks", is_flag=True, help="With a detector: compare masks instead of boxes.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON report here too.")
 @device_option
@@ -81,6 +82,7 @@ def evaluate(
     confidence: float,
     views: str,
     confusion: Path | None,
+    masks: bool,
     data_dir: Path | None,
     out: Path | None,
     device: str,
@@ -88,7 +90,8 @@ def evaluate(
 ) -> None:
     """Measure how good the answers are: recall@k, precision@k, R-precision, mAP, per class.
 
-    Of a classifier: accuracy, precision, recall and F1 by class, confusion, calibration error.
+    Of a classifier: accuracy, precision, recall and F1 by class, confusion, calibration error. Of a
+    detector: mean average precision (mAP) of the objects found, recall, by class and by size.
 
     \b
     Examples:
@@ -96,6 +99,7 @@ def evaluate(
       retrieval evaluate --model runs/flowers --dataset flowers/ --protocol leave-one-out
       retrieval evaluate --gallery flowers.gallery --queries flowers/test
       retrieval evaluate --model runs/kinds --dataset flowers/ --confusion confusion.png
+      retrieval evaluate --model runs/detect-scenes --dataset scenes
 
     recall@k is the share of queries with at least one picture of their class among the k nearest.
     A picture never finds itself. Intervals come from resampling the queries.
@@ -108,7 +112,10 @@ def evaluate(
     from retrieval.device import choose_device
 
     options: dict[str, Any] = {"ks": ks, "ties": ties, "confidence": confidence}
-    asks_classifier = bool(models) and kind_of_model(models[0]) == "classifier"
+    kind = kind_of_model(models[0]) if models else None
+    asks_classifier = kind == "classifier"
+    if masks and kind != "detector":
+        raise ConfigError("--masks goes with detectors alone")
     if not asks_classifier and (confusion is not None or views != "none" or len(models) > 1):
         raise ConfigError("--confusion, --tta and more than one --model go with classifiers alone")
     if gallery_path is not None and not models:
@@ -117,6 +124,8 @@ def evaluate(
         )
     elif models and dataset is not None and gallery_path is None and asks_classifier:
         report = _evaluate_classifiers(models, dataset, views, confusion, data_dir, device)
+    elif models and dataset is not None and gallery_path is None and kind == "detector":
+        report = _evaluate_detector(models[0], dataset, masks, device)
     elif models and dataset is not None and gallery_path is None:
         say(f"Embedding {dataset} with {models[0]}")
         report = protocols.evaluate_model(
@@ -155,3 +164,16 @@ def _evaluate_classifiers(
     if confusion is not None:
         confusion_picture(np.array(report.confusion), labeller.classes, confusion)
     return report
+
+
+def _evaluate_detector(model: Path, dataset: str, masks: bool, device: str) -> Any:
+    from retrieval.checkpoint import load_detector
+    from retrieval.cli.detect import read_boxed
+    from retrieval.detection.detection_report import evaluate_detector
+    from retrieval.device import choose_device
+    from retrieval.progress import Progress
+
+    detector = load_detector(model).to(choose_device(device))
+    data = read_boxed(dataset, "test")
+    with Progress(f"Asking {model}", len(data), "pictures") as progress:
+        return evaluate_detector(detector, data, masks=masks, on_picture=progress.set_of)

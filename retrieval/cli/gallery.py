@@ -1,4 +1,4 @@
-"""Commands that bring pictures into galleries and take them out, and that write plain embeddings."""
+"""Commands that bring pictures into galleries and take them out."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.options import (
+    config_options,
     device_option,
     find_gallery,
     gallery_option,
@@ -19,6 +20,7 @@ from retrieval.cli.options import (
     where_option,
 )
 from retrieval.cli.tune import code_to_store, index_options, limits_of, plan_text
+from retrieval.object_spec import ObjectsSpec
 from retrieval.specs import DISTANCES
 
 if TYPE_CHECKING:
@@ -79,6 +81,14 @@ def filling_options(command: Command) -> Command:
     help="How vectors are stored.  [default: float32]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a gallery that is there already.")
+@click.option(
+    "--objects",
+    type=click.Path(path_type=Path),
+    metavar="DETECTOR",
+    help="Store each object that this detector finds (a run folder or a model file), not whole "
+    "pictures.",
+)
+@config_options(ObjectsSpec)
 @wait_option
 @filling_options
 def build_index(
@@ -93,6 +103,12 @@ def build_index(
     codes_only: bool,
     dtype: str | None,
     overwrite: bool,
+    objects: Path | None,
+    least_score: float | None,
+    least_side: int | None,
+    most_objects: int | None,
+    margin: float | None,
+    whole: bool | None,
     wait: float,
     as_json: bool,
     **filling: Any,
@@ -106,18 +122,31 @@ def build_index(
       retrieval build-index list.csv --model runs/flowers --out list.gallery
       retrieval build-index ~/Pictures --model runs/flowers --out small.gallery \\
           --codes kmeans:8x16 --codes-only
+      retrieval build-index ~/Pictures --objects runs/animals --out animals.gallery
 
     A CSV file has the columns path and, if you like, label; further columns are kept as metadata.
     Pictures that cannot be read are left out, with the reason in failed.jsonl. An interrupted build
     is continued by the same command.
+
+    With --objects each object that the detector finds is stored, with its class as the label and its
+    score and box as metadata; `retrieval query photo.jpg --objects` asks by each object of a photo.
     """
     from retrieval import building
+    from retrieval.errors import ConfigError
     from retrieval.progress import Progress
 
+    given = {
+        "least_score": least_score, "least_side": least_side, "most_objects": most_objects,
+        "margin": margin, "whole": whole,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and objects is None:
+        option = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{option} is of galleries of objects; give --objects DETECTOR with it")
     store = code_to_store(codes_only, index_key)
     gallery = building.open_or_create(
         out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
-        overwrite=overwrite,
+        overwrite=overwrite, objects=objects, object_options=given,
         limits=limits_of(None, max_index_memory_usage, max_query_time_ms, recall_target),
     )  # fmt: skip
     summary = _fill_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
@@ -202,10 +231,10 @@ def _fill_with(
     from retrieval.progress import Stages
 
     with Stages() as report:
-        return _embed_with(partial(fill, report=report), pictures, **filling)
+        return embed_with(partial(fill, report=report), pictures, **filling)
 
 
-def _embed_with(
+def embed_with(
     fill: Callable[..., "FillSummary"],
     pictures: tuple[Path, ...],
     *,
@@ -269,36 +298,3 @@ def remove(
         print_json({"gallery": str(gallery.path), "removed": removed})
     else:
         click.echo(f"{gallery.path}: {removed:,} removed")
-
-
-@click.command()
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@model_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label).",
-)
-@filling_options
-def embed(
-    pictures: tuple[Path, ...],
-    model: Path,
-    out: Path,
-    as_json: bool,
-    **filling: Any,
-) -> None:
-    """Write the embeddings of PICTURES as plain files, for use elsewhere.
-
-    \b
-    Example:
-      retrieval embed photos/ --model runs/flowers --out vectors/
-    """
-    from retrieval.embedding import write_embeddings
-
-    write = partial(write_embeddings, model=model, out=out)
-    summary = _embed_with(write, pictures, **filling)
-    if as_json:
-        print_json({"out": str(out), **summary.to_dict()})
-    else:
-        click.echo(f"{out}: {summary.text()}")

@@ -54,7 +54,7 @@ def _in_the_box() -> list[dict[str, Any]]:
 
 def _facts(file: Path) -> dict[str, Any]:
     from retrieval.checkpoint import embedder_id, network_spec
-    from retrieval.specs import ClassifierSpec, EmbedderSpec
+    from retrieval.specs import ClassifierSpec, DetectorSpec, EmbedderSpec
 
     spec = network_spec(file)
     width = f", width {spec.width}" if spec.backbone == "fast-resnet" else ""
@@ -62,7 +62,9 @@ def _facts(file: Path) -> dict[str, Any]:
     if isinstance(spec, EmbedderSpec):
         facts |= {"dim": spec.embedding_dim, "distance": spec.distance}
         facts["embedder_id"] = embedder_id(file)
-    if isinstance(spec, ClassifierSpec):
+    if isinstance(spec, DetectorSpec):
+        facts = {"detector": spec.model, **facts}
+    if isinstance(spec, ClassifierSpec | DetectorSpec):
         facts["classes"] = ", ".join(spec.classes)
     return {
         **facts,

@@ -105,29 +105,33 @@ def find_distance(gallery: "Gallery", value: float | str) -> float:
     return distance
 
 
-def config_options(*kinds: type, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def config_options(*kinds: Any, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
     """Give a command one option for each field of these dataclasses, but those named.
 
+    In place of a class there may be one of its objects, whose values are then the defaults shown.
     An option that is not given arrives as None, so that a data set's own defaults can take its place.
     """
 
     def decorate(command: Command) -> Command:
         for kind in reversed(kinds):
-            hints = typing.get_type_hints(kind)
+            hints = typing.get_type_hints(kind if isinstance(kind, type) else type(kind))
             for item in reversed(dataclasses.fields(kind)):
                 if "help" in item.metadata and item.name not in leave_out:
-                    command = _field_option(item, hints[item.name])(command)
+                    default = getattr(kind, item.name, item.default)
+                    command = _field_option(item, hints[item.name], default)(command)
         return command
 
     return decorate
 
 
-def _field_option(item: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
+def _field_option(
+    item: dataclasses.Field[Any], hint: Any, default: Any
+) -> Callable[[Command], Command]:
     name = item.name.replace("_", "-")
     text = item.metadata["help"]
     text = f"{text[0].upper()}{text[1:]}." if not text.startswith("--") else f"{text}."
-    if item.default not in (None, (), ""):
-        text += f"  [default: {_shown(item.default)}]"
+    if default not in (None, (), ""):
+        text += f"  [default: {_shown(default)}]"
     if hint is bool:
         return click.option(f"--{name}/--no-{name}", item.name, default=None, help=text)
     if type(None) in typing.get_args(hint):  # such as float | None

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @click.option("--k", "-k", default=10, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--within", type=Distance(), help="Leave out hits that are farther than this.")
 @click.option("--exact", is_flag=True, help="Compare with every vector, whatever the index.")
-def query(k: int, within: float | str | None, exact: bool, **asked: Any) -> None:
+@click.option("--one-per-photo", is_flag=True, help="Of objects in one photo only the nearest.")
+def query(
+    k: int, within: float | str | None, exact: bool, one_per_photo: bool, **asked: Any
+) -> None:
     """Find the pictures nearest to each of PHOTOS.
 
     \b
@@ -28,22 +31,24 @@ def query(k: int, within: float | str | None, exact: bool, **asked: Any) -> None
       retrieval query *.jpg --gallery photos.gallery --sheet answers.png --html answers.html
       retrieval query photo.png --where 'label = cat' --json
       retrieval query street.jpg --box 120,40,200,150
+      retrieval query street.jpg --objects --gallery objects.gallery --html answers.html
       retrieval query --like a.jpg --like b.jpg:2 --unlike c.jpg
       retrieval query --id 17 --path cats/a.jpg
       retrieval query --vectors vectors.npy --format csv
 
     PHOTOS may be folders; each picture is a question of its own, and answers come as they are found.
     --like and --unlike make one question of several photos: embeddings are added with their weights,
-    and those not liked subtracted.
+    and those not liked subtracted. --objects makes a question of each object that the gallery's own
+    detector finds in PHOTOS (of a gallery made with: build-index --objects).
     """
     searcher, questions, options = _open(**asked)
     distance = None if within is None else find_distance(searcher.gallery, within)
     answers = searcher.nearest(
         questions.questions, k, exact=exact, within=distance, where=options.pop("where"),
-        include_self=options.pop("include_self"),
+        include_self=options.pop("include_self"), one_per_photo=one_per_photo,
     )  # fmt: skip
     print_answers(answers, count=questions.count, **options)
-    if questions.unreadable:
+    if questions.failed:
         raise SystemExit(1)
 
 
@@ -80,7 +85,7 @@ def range_(distance: float | str, limit: int, **asked: Any) -> None:
         where=options.pop("where"), include_self=options.pop("include_self"),
     )  # fmt: skip
     print_answers(answers, count=questions.count, **options)
-    if questions.unreadable:
+    if questions.failed:
         raise SystemExit(1)
 
 
@@ -91,6 +96,6 @@ def _open(
     from retrieval.search import Searcher
 
     searcher = Searcher.open(find_gallery(gallery_path), model)
-    kinds = ("photos", "like", "unlike", "ids", "paths", "vectors", "box")
+    kinds = ("photos", "like", "unlike", "ids", "paths", "vectors", "box", "objects")
     asked = questions_of(searcher, **{name: options.pop(name) for name in kinds})
     return searcher, asked, {**options, "style": "json" if as_json else style}

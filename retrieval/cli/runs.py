@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from retrieval.cli.options import say
-from retrieval.config import TrainConfig
+from retrieval.cli.options import print_json, say
 from retrieval.presets import DATASET_SETTINGS, PRESETS
+from retrieval.run_config import TrainConfig
 
 if TYPE_CHECKING:
     from retrieval.checkpoint import Run
     from retrieval.datasets import LabeledImages
+    from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
+    from retrieval.training import Task
+    from retrieval.trial import Trial
 
 Command = Callable[..., Any]
 T = TypeVar("T", bound=TrainConfig)
@@ -33,20 +36,41 @@ data_dir_option = click.option(
     help="Where data sets are downloaded to, and decoded pictures are kept.",
 )
 resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, exactly.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Train three batches, print sizes and times, keep nothing."
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a run that is there already."
 )
 
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Train two batches, print sizes and times, keep nothing."
+)
+
+
+def suited(
+    config: TrainConfig,
+    preset: str,
+    values: Mapping[str, Any],
+    backbone_settings: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """What suits the preset, the backbone and the data set that ``values`` name, if they do."""
+    dataset = DATASET_SETTINGS.get(values.get("dataset", config.dataset), {})
+    backbone = values.get("backbone", config.network.backbone)
+    return {**PRESETS[preset], **backbone_settings.get(backbone, {}), **dataset}
+
 
 def configuration(
     run: "Run[T]",
-    preset: str,
     values: dict[str, Any],
+    suiting: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
-    backbone_settings: Mapping[str, dict[str, Any]],
 ) -> tuple[T, int | None]:
-    """The configuration of the run, and the side of its pictures where one was chosen."""
+    """The configuration of the run, and the side of its pictures where one was chosen.
+
+    The ``values`` given take precedence over those ``suiting``.
+    """
     from retrieval.errors import ConfigError
 
     if resume:
@@ -62,12 +86,8 @@ def configuration(
             f"{run.folder} holds a run already; give --resume to continue it, --overwrite to "
             "replace it, or another --out"
         )
-    plain = run.kind()
-    settings = DATASET_SETTINGS.get(values.get("dataset", plain.dataset), {})
-    backbone = values.get("backbone", plain.network.backbone)
-    of_backbone = backbone_settings.get(backbone, {})
-    values = {**PRESETS[preset], **of_backbone, **settings, **values}
-    config = plain.with_values(values)
+    values = {**suiting, **values}
+    config = run.kind().with_values(values)
     if "image_size" in values:
         return config, config.network.image_size
     return config, size_of_weights(config.weights)
@@ -128,3 +148,31 @@ def begin(
     if processes.first:
         processes.wait()
     return data, chosen, tell
+
+
+def print_trial(trial: "Trial", as_json: bool) -> None:
+    """Sizes and times of a run."""
+    import dataclasses
+
+    if as_json:
+        print_json(dataclasses.asdict(trial))
+        return
+    for name, text in trial.lines():
+        click.echo(f"{name:<22} {text}")
+
+
+def try_out(
+    config: "TrainEmbedConfig | TrainClassifyConfig",
+    make_task: "Callable[..., Task]",
+    data: "LabeledImages",
+    device: Any,
+    as_json: bool,
+) -> None:
+    """Print what training would cost, measured on two batches."""
+    from retrieval.batches import small_epochs
+    from retrieval.trial import try_training
+
+    fitting, held_out = data.holdout(config.validation, config.fit.seed)
+    task = make_task(config, fitting, held_out, device)
+    rows = len(task.batches(0, 0)[1])
+    print_trial(try_training(task, config, len(fitting), rows, small_epochs(config)), as_json)

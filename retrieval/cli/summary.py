@@ -34,7 +34,7 @@ def summary(
 ) -> None:
     """Show a network layer by layer: output shape, parameters, floating-point operations.
 
-    NAME is a backbone, or the run folder or model file of an embedder or classifier.
+    NAME is a backbone, or the run folder or model file of an embedder, classifier or detector.
 
     \b
     Examples:

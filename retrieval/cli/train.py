@@ -11,13 +11,17 @@ from retrieval.cli.runs import (
     begin,
     configuration,
     data_dir_option,
+    dry_run_option,
     overwrite_option,
     preset_option,
     resume_option,
     silent,
+    suited,
+    try_out,
 )
-from retrieval.config import AugmentConfig, FitConfig, LossConfig, TrainEmbedConfig
+from retrieval.config import AugmentConfig, FitConfig, LossConfig
 from retrieval.presets import BACKBONE_SETTINGS
+from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import EmbedderSpec
 
 if TYPE_CHECKING:
@@ -34,9 +38,7 @@ if TYPE_CHECKING:
 @data_dir_option
 @resume_option
 @overwrite_option
-@click.option(
-    "--dry-run", is_flag=True, help="Train two batches, print sizes and times, keep nothing."
-)
+@dry_run_option
 @device_option
 @json_option
 def train_embed(
@@ -74,15 +76,16 @@ def train_embed(
     dataset = values.get("dataset", TrainEmbedConfig().dataset)
     folder = out or Path("runs") / f"embed-{Path(dataset).name or 'pictures'}"
     run: Run[TrainEmbedConfig] = Run(folder)
-    keepssilent = dry_run and not resume
-    config, size = configuration(
-        run, preset, values, resume, overwrite or keepssilent, BACKBONE_SETTINGS
-    )
+    keeps_nothing = dry_run and not resume
+    suiting = suited(TrainEmbedConfig(), preset, values, BACKBONE_SETTINGS)
+    config, size = configuration(run, values, suiting, resume, overwrite or keeps_nothing)
     into = "to keep nothing" if dry_run else f"into {run.folder}"
     data, chosen, tell = begin(config, device, data_dir, size, into)
     config = config.with_values({"image_size": data.images.shape[1]})
     if dry_run:
-        _dry_run(config, data, chosen, as_json)
+        from retrieval.train_embed import embedding_task
+
+        try_out(config, embedding_task, data, chosen, as_json)
         return
     finished = _train(config, data, run, chosen, resume, tell)
     if not finished:
@@ -111,19 +114,6 @@ def _train(
             on_epoch=lambda record: progress.note(epoch_line(record, config)),
             on_warning=progress.note,
         )  # fmt: skip
-
-
-def _dry_run(config: TrainEmbedConfig, data: "LabeledImages", device: Any, as_json: bool) -> None:
-    import dataclasses
-
-    from retrieval.trial import try_training
-
-    trial = try_training(config, data, device)
-    if as_json:
-        print_json(dataclasses.asdict(trial))
-        return
-    for name, text in trial.lines():
-        click.echo(f"{name:<22} {text}")
 
 
 def epoch_line(record: dict[str, float], config: TrainEmbedConfig) -> str:

@@ -58,6 +58,8 @@ def info(gallery_path: Path | None, as_json: bool) -> None:
         return
     plan, codes = facts.pop("plan"), facts.pop("codes")
     for name, value in facts.items():
+        if isinstance(value, dict):  # how objects were found
+            value = ", ".join(f"{key.replace('_', ' ')} {told}" for key, told in value.items())
         click.echo(f"{name.replace('_', ' '):<16} {value}")
     if codes is not None:
         click.echo(f"{'codes':<16} {_codes_text(codes)}")

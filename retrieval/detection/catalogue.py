@@ -16,6 +16,11 @@ CLASSES = {
     "rcnn": "rcnn.RCNN",
 }
 """Where each is, by name."""
+FITS = {
+    "pyramid": ("ssd", "faster-rcnn", "mask-rcnn"),
+    "region_pool": ("faster-rcnn", "mask-rcnn", "fast-rcnn"),
+}
+"""Which detectors an option concerns, of those that not all have."""
 
 
 def build_detector(spec: DetectorSpec, weights: str | None = None) -> Detector:
@@ -27,6 +32,12 @@ def build_detector(spec: DetectorSpec, weights: str | None = None) -> Detector:
         raise ConfigError(f"--model is {spec.model!r}; it can be {', '.join(CLASSES)}")
     if not spec.classes:
         raise ConfigError("a detector needs at least 1 class; the pictures name none")
+    for option, names in FITS.items():
+        if getattr(spec, option) != getattr(DetectorSpec(), option) and spec.model not in names:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} does not go with --model {spec.model}; it goes with "
+                f"{', '.join(names)}"
+            )
     module, class_name = CLASSES[spec.model].split(".")
     kind: type[Detector] = getattr(import_module(f"retrieval.detection.{module}"), class_name)
-    return kind(spec, weights)
+    return kind(spec.with_backbone(), weights)

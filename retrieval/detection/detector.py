@@ -46,6 +46,11 @@ class Detector(Network):
     does not find them itself. In pixels. Slow: batches ask once for each picture, and move the boxes
     with it."""
 
+    def __init__(self, spec: DetectorSpec, weights: str | None = None) -> None:
+        spec = spec.with_backbone()
+        super().__init__(spec, weights)
+        self.spec = spec
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Named loss terms, float32 (), that add up to what is minimised.
 

@@ -1,0 +1,43 @@
+"""The command that writes plain embeddings."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retrieval.cli.gallery import embed_with, filling_options
+from retrieval.cli.options import model_option, print_json
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_option
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label).",
+)
+@filling_options
+def embed(
+    pictures: tuple[Path, ...],
+    model: Path,
+    out: Path,
+    as_json: bool,
+    **filling: Any,
+) -> None:
+    """Write the embeddings of PICTURES as plain files, for use elsewhere.
+
+    \b
+    Example:
+      retrieval embed photos/ --model runs/flowers --out vectors/
+    """
+    from retrieval.embedding import write_embeddings
+
+    write = partial(write_embeddings, model=model, out=out)
+    summary = embed_with(write, pictures, **filling)
+    if as_json:
+        print_json({"out": str(out), **summary.to_dict()})
+    else:
+        click.echo(f"{out}: {summary.text()}")
