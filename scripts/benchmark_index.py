@@ -251,7 +251,8 @@ def timed(name: str, action: Callable[[], Any]) -> Any:
 @click.option("--dim", default=128, show_default=True)
 @click.option("--vectors", type=click.Path(exists=True, path_type=Path), help=".npy or a gallery.")
 @click.option("--metric", default="l2", type=click.Choice(["l2", "cosine"]), show_default=True)
-@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder to work in.")
+@click.option("--work", default="bench", show_default=True, type=click.Path(path_type=Path),
+              help="Folder to work in.")  # fmt: skip
 @click.option("--threads", default=os.cpu_count(), show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True)
 def main(
@@ -276,6 +277,7 @@ def main(
     kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
     exact = faiss.knn(queries, base, K, kind)[1]
     click.echo(f"{len(base):,} vectors of {base.shape[1]}, {metric}, {threads} threads")
+    work.mkdir(parents=True, exist_ok=True)
     folder = work / "bench.gallery"
     if folder.exists():
         shutil.rmtree(folder)
