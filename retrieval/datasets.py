@@ -127,6 +127,16 @@ def load_dataset(
     return _resized(data, image_size)
 
 
+def has_test_part(name: str) -> bool:
+    """Whether test pictures are told apart from those to learn from; a name is not looked for."""
+    if Path(name).is_dir():
+        return any((Path(name) / part).is_dir() for part in SPLIT_FOLDERS["train"])
+    if Path(name).is_file():
+        with Path(name).open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            return bool({"split", "is_query"} & set(next(csv.reader(stream), ())))
+    return True
+
+
 def _digits(split: str) -> LabeledImages:
     """scikit-learn's 1,797 handwritten digits, 8×8; every fifth of each class is the test part."""
     from sklearn.datasets import load_digits

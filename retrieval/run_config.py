@@ -160,8 +160,9 @@ class TrainDetectConfig(TrainConfig):
 
     dataset: str = choice(
         "scenes",
-        "scenes (made on the fly), or pictures with boxes: a COCO JSON file, a CSV file, a data.yaml "
-        "of YOLO, or a folder with one of these or with Pascal VOC files",
+        "scenes (made on the fly; scenes:star+circle, or scenes:FOLDER to paste its pictures), or "
+        "pictures with boxes: a COCO JSON file, a CSV file, a data.yaml of YOLO, or a folder with one "
+        "of these or with Pascal VOC files",
     )
     batch_size: int = choice(16, "pictures in a batch", at_least=1)
     validation: float = choice(

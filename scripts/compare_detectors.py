@@ -8,7 +8,7 @@ Class error and box error are the two figures of the course "Dive into Deep Lear
 means over all anchor boxes, nearly all of which are background. They are small for a detector that
 finds nothing, too; mean average precision (mAP) is what says how much is found.
 
-Example: python scripts/compare_detectors.py --dataset raccoon/ --out runs/detectors --epochs 20
+Example: python scripts/compare_detectors.py --dataset PennFudanPed/ --hold-out 0.2 --out runs/detectors
 """
 
 import dataclasses
@@ -24,13 +24,14 @@ import torch
 from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.checkpoint import load_detector
 from retrieval.detection.boxed_batches import BoxedBatches
-from retrieval.detection.boxed_datasets import load_boxed_pictures
+from retrieval.detection.boxed_datasets import has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.catalogue import CLASSES
 from retrieval.detection.detection_report import evaluate_detector
 from retrieval.detection.detector import detect_pictures
 from retrieval.detection.multibox import MultiBox, anchor_errors
 from retrieval.device import choose_device
+from retrieval.errors import DataError
 from retrieval.presets import DETECT_SETTINGS
 from retrieval.run_config import TrainDetectConfig
 from retrieval.train_detect import DetectorRun, Listener, run_at, train_detect
@@ -52,6 +53,18 @@ class Result:
     map_50: float | None
     map: float | None
     errors: tuple[float, float] | None
+
+
+def train_and_test(dataset: str, hold_out: float | None) -> tuple[BoxedPictures, BoxedPictures]:
+    """Pictures to learn from, and others to measure on. Raises DataError where they are the same."""
+    train = load_boxed_pictures(dataset, split="train")
+    if hold_out is not None:
+        return train.holdout(hold_out, seed=0)
+    if not has_test_part(dataset):
+        raise DataError(
+            f"{dataset} has no test part of its own; --hold-out 0.2 keeps a fifth of it for that"
+        )
+    return train, load_boxed_pictures(dataset, split="test")
 
 
 def config_of(model: str, dataset: str, given: dict[str, Any]) -> TrainDetectConfig:
@@ -113,19 +126,33 @@ def table(results: list[Result]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--dataset", required=True, help="As for train-detect, with a test part.")
+@click.option("--dataset", required=True, help="As for train-detect.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0.01, 0.9),
+    help="Test on this share of the pictures, of data that have no test part.",
+)
 @click.option("--only", multiple=True, type=click.Choice(list(CLASSES)))
 @click.option("--backbone", help="For all, in place of each one's own.")
 @click.option("--image-size", type=click.IntRange(64, 1024))
+@click.option("--from", "weights", help="A run whose network, or backbone, all begin with.")
 @click.option("--epochs", type=click.IntRange(1))
 @click.option("--batch-size", type=click.IntRange(1))
 @click.option("--lr", type=float)
 @click.option("--device", default="auto", show_default=True)
 def main(
-    dataset: str, out: Path, only: tuple[str, ...], device: str, **options: str | float | None
+    dataset: str,
+    out: Path,
+    hold_out: float | None,
+    only: tuple[str, ...],
+    device: str,
+    **options: str | float | None,
 ) -> None:
-    train, test = (load_boxed_pictures(dataset, split=split) for split in ("train", "test"))
+    try:
+        train, test = train_and_test(dataset, hold_out)
+    except DataError as error:
+        raise click.ClickException(str(error)) from error
     given = {name: value for name, value in options.items() if value is not None}
     chosen = choose_device(device)
     results = []

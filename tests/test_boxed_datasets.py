@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from boxed_files import FORMATS, HEIGHT, WIDTH, Row, picture
 
-from retrieval.detection.boxed_datasets import WRITERS, load_boxed_pictures
+from retrieval.detection.boxed_datasets import WRITERS, has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.errors import DataError
 
@@ -44,6 +44,14 @@ def random_pictures(masks: bool = False, crowds: bool = True) -> BoxedPictures:
             )
         )  # fmt: skip
     return BoxedPictures("made", ("bébé", "two words"), tuple(pictures), tuple(objects))
+
+
+def test_one_part_is_no_test_part(tmp_path: Path) -> None:
+    data = random_pictures(crowds=False)
+    for part in ("train", "test"):
+        WRITERS["voc"](data, tmp_path / part)
+    assert has_test_part(str(tmp_path))
+    assert not has_test_part(str(tmp_path / "train"))
 
 
 @pytest.mark.parametrize("written", WRITERS)
@@ -185,7 +193,7 @@ def test_folders_of_parts(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="it has nothing; a data set can be scenes; a COCO"):
+    with pytest.raises(DataError, match="it has nothing; a data set can be scenes, "):
         load_boxed_pictures(str(tmp_path))
     (tmp_path / "x.txt").touch()
     with pytest.raises(DataError, match=r"it has x\.txt"):

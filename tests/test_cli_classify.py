@@ -100,6 +100,21 @@ def test_evaluate_measures_a_classifier(place: Path) -> None:
     assert "class 'x', which the model does not know" in result.stderr
 
 
+def test_evaluate_says_where_pictures_were_learnt_from(place: Path) -> None:
+    data = ["--data-dir", place / "data"]
+    partless, table = place / "pictures" / "train", place / "table.csv"
+    files = sorted(partless.glob("*/*.png"))
+    table.write_text("path,label\n" + "".join(f"{f},{f.parent.name}\n" for f in files))
+    for dataset in (partless, table):
+        run("train-classify", "--dataset", dataset, "--out", place / "partless", *TRAIN, *data,
+            "--overwrite")  # fmt: skip
+        asked = run("evaluate", "--model", place / "partless", "--dataset", dataset, *data)
+        assert f"{dataset} has no test part: {place / 'partless'} has learnt from" in asked.stderr
+    for run_folder, dataset in (("run0", place / "pictures"), ("run0", partless)):
+        asked = run("evaluate", "--model", place / run_folder, "--dataset", dataset, *data)
+        assert "has learnt from" not in asked.stderr
+
+
 def test_folds_print_mean_and_spread(place: Path) -> None:
     result = run("train-classify", "--dataset", place / "pictures", "--out", place / "folds",
                  *TRAIN, "--epochs", 1, "--folds", 3, "--data-dir", place / "data")  # fmt: skip

@@ -12,6 +12,7 @@ from test_cli import run
 
 from retrieval.checkpoint import load_detector, save_network
 from retrieval.cli import detect as commands
+from retrieval.detection import boxed_datasets
 from retrieval.embedder import Embedder
 from retrieval.specs import DetectorSpec, EmbedderSpec
 
@@ -26,6 +27,7 @@ def known() -> object:
     with pytest.MonkeyPatch.context() as patch:
         register(patch)
         patch.setattr(commands, "read_boxed", lambda name, split: squares(16, empty=2))
+        patch.setattr(boxed_datasets, "has_test_part", lambda name: False)
         yield
 
 
@@ -116,6 +118,7 @@ def test_evaluate_measures_a_detector(place: Path) -> None:
     command = ["evaluate", "--model", place / "run", "--dataset", "squares"]
     result = run(*command, "--out", place / "report.json")
     assert "16 pictures, 14 objects, overlap of boxes" in result.stdout
+    assert "squares has no test part" in result.stderr
     assert "mAP@[.5:.95]" in result.stdout
     found = json.loads(run(*command, "--json").stdout)
     assert found == json.loads((place / "report.json").read_text())

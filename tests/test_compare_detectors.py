@@ -1,5 +1,6 @@
 """The comparison of detectors, in miniature."""
 
+import dataclasses
 from pathlib import Path
 
 import compare_detectors
@@ -9,6 +10,7 @@ from boxed import squares
 from click.testing import CliRunner
 
 from retrieval.checkpoint import load_detector
+from retrieval.detection import boxed_datasets
 from retrieval.detection.multibox import MultiBox
 from retrieval.train_detect import run_at
 
@@ -16,7 +18,8 @@ from retrieval.train_detect import run_at
 def test_each_detector_gives_a_row_and_is_trained_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_detectors, "load_boxed_pictures", lambda name, split: squares(8))
+    for module in (compare_detectors, boxed_datasets):
+        monkeypatch.setattr(module, "load_boxed_pictures", lambda name, split: squares(8))
     command = [
         *("--dataset", "squares", "--out", str(tmp_path), "--only", "tiny-ssd", "--only", "yolo"),
         *("--backbone", "tiny", "--image-size", "64", "--epochs", "1", "--batch-size", "4"),
@@ -59,3 +62,22 @@ def test_the_errors_of_the_course_are_means_over_anchor_boxes(
     assert (wrong * boxes * 4) == pytest.approx(round(wrong * boxes * 4))
     assert 4 <= round(wrong * boxes * 4) < 60
     assert far > 0
+
+
+def test_pictures_that_were_learnt_from_are_no_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = squares(5)
+    files = tuple(tmp_path / f"{row}.png" for row in range(5))
+    same = dataclasses.replace(data, pictures=files)
+    for module in (compare_detectors, boxed_datasets):
+        monkeypatch.setattr(module, "load_boxed_pictures", lambda name, split: same)
+    result = CliRunner().invoke(
+        compare_detectors.main, ["--dataset", "squares", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 1
+    assert "no test part" in result.stderr
+    assert "--hold-out" in result.stderr
+    train, test = compare_detectors.train_and_test("squares", 0.4)
+    assert len(test) == 2
+    assert {*map(str, train.pictures), *map(str, test.pictures)} == set(map(str, files))

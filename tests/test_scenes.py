@@ -1,7 +1,10 @@
 """Scenes: boxes and masks agree with the pixels, and depend on seed and number alone."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from retrieval.datasets import LabeledImages
 from retrieval.detection import scenes
@@ -201,3 +204,29 @@ def test_scenes_have_a_part_to_learn_from_and_another(monkeypatch: pytest.Monkey
     assert train.classes == test.classes == SHAPES[:4]
     assert train.read(0).shape == (256, 256, 3)
     assert (train.read(0) != test.read(0)).any()
+
+
+def test_scenes_may_name_shapes_or_a_data_set_to_paste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.detection import boxed_datasets
+
+    monkeypatch.setattr(boxed_datasets, "SCENES", {"train": (3, 1), "test": (3, 2)})
+    assert load_boxed_pictures("scenes:star").classes == ("star",)
+    assert load_boxed_pictures("scenes:star+banana").classes == ("star", "banana")
+    assert load_boxed_pictures("scenes:star+star").classes == ("star",)
+    assert load_boxed_pictures("scenes:digits").classes == tuple("0123456789")
+    for label, level in (("dark", 40), ("light", 220)):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (20, 20), (level,) * 3).save(tmp_path / label / "1.png")
+    pasted = load_boxed_pictures(f"scenes:{tmp_path}")
+    assert pasted.classes == ("dark", "light")
+    for row, objects in enumerate(pasted.objects):
+        (label,), (mask,) = objects.labels, objects.masks
+        assert abs(int(np.median(pasted.read(row)[mask])) - (40, 220)[label]) <= 2
+
+
+@pytest.mark.parametrize("name", ["scenes:", "scenes:cone", "scenes:star+", "scenes:star+cone"])
+def test_scenes_of_unknown_things_are_an_error(name: str) -> None:
+    with pytest.raises(DataError, match=r"neither a data set nor shapes"):
+        load_boxed_pictures(name)

@@ -52,6 +52,7 @@ def train_detect(
     \b
     Examples:
       retrieval train-detect                                   made-up scenes, no data needed
+      retrieval train-detect --dataset scenes:flowers/         pictures of flowers, pasted
       retrieval train-detect --dataset raccoon/ --model ssd --out runs/raccoon
       retrieval train-detect --dataset coco.json --model faster-rcnn --backbone resnet50 \\
           --weights imagenet --pyramid
@@ -72,7 +73,8 @@ def train_detect(
 
     values = {name: value for name, value in given.items() if value is not None}
     dataset = values.get("dataset", TrainDetectConfig().dataset)
-    run = run_at(out or Path("runs") / f"detect-{Path(dataset).stem or 'pictures'}")
+    name = Path(dataset.replace(":", "-")).stem or "pictures"
+    run = run_at(out or Path("runs") / f"detect-{name}")
     overwrite = overwrite or (dry_run and not resume)  # which it does not do
     config, _ = configuration(run, values, _suited(values), resume, overwrite)
     chosen = choose_device(device)

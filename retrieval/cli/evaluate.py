@@ -118,6 +118,8 @@ def evaluate(
         raise ConfigError("--masks goes with detectors alone")
     if not asks_classifier and (confusion is not None or views != "none" or len(models) > 1):
         raise ConfigError("--confusion, --tta and more than one --model go with classifiers alone")
+    if models and dataset is not None:
+        _tell_if_learnt(models[0], dataset, kind)
     if gallery_path is not None and not models:
         report: Any = protocols.evaluate_gallery(
             gallery_path, queries, device=choose_device(device), **options
@@ -142,6 +144,27 @@ def evaluate(
         print_json(report.to_dict())
     else:
         click.echo(report.table())
+
+
+def _tell_if_learnt(model: Path, dataset: str, kind: str | None) -> None:
+    """Say so where a run is measured by the very pictures that it has learnt from."""
+    import json
+
+    from retrieval import datasets
+    from retrieval.detection import boxed_datasets
+
+    config = model / "config.json"
+    if not config.is_file():
+        return
+    learnt = json.loads(config.read_text()).get("dataset", "")
+    if Path(learnt).expanduser().resolve() != Path(dataset).expanduser().resolve():
+        return
+    apart = boxed_datasets if kind == "detector" else datasets
+    if not apart.has_test_part(dataset):
+        say(
+            f"{dataset} has no test part: {model} has learnt from these very pictures, so the figures "
+            "flatter. Keep some apart, as train and test, to know how good it is"
+        )
 
 
 def _evaluate_classifiers(

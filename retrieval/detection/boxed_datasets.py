@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from retrieval.datasets import NAMES, load_dataset
 from retrieval.detection.annotations import Listing, checked_pictures
 from retrieval.detection.box_csv import read_boxes, write_boxes
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.coco_json import read_coco, write_coco
+from retrieval.detection.cutouts import SHAPES
 from retrieval.detection.penn_fudan import read_penn_fudan
 from retrieval.detection.scenes import make_scenes
 from retrieval.detection.voc_xml import annotations_folder, read_voc, write_voc
@@ -23,14 +25,17 @@ WRITERS: dict[str, Callable[[BoxedPictures, Path], None]] = {
 }  # fmt: skip
 """What writes pictures with boxes into a new folder, by format."""
 ALLOWED = (
-    "scenes; a COCO JSON file; a CSV file; a data.yaml of YOLO; or a folder with one of these, with "
-    "Pascal VOC XML (Annotations/), with PedMasks/, or with train/ and test/ (or val/) folders of them"
+    "scenes, scenes:SHAPE+SHAPE or scenes:DATASET; a COCO JSON file; a CSV file; a data.yaml of YOLO; "
+    "or a folder with one of these, with Pascal VOC XML (Annotations/), with PedMasks/, or with "
+    "train/ and test/ (or val/) folders of them"
 )
 
 
 def load_boxed_pictures(name: str, *, split: str = "train") -> BoxedPictures:
     """The "train" or "test" part of pictures with boxes.
 
+    "scenes" are made, with drawn shapes; "scenes:star+circle" with these alone, and "scenes:digits",
+    or scenes: and a folder of class folders, with that data set's pictures pasted.
     A file or folder that tells of no parts is one part, which serves as both. Parts are told by the
     split column of a CSV file, ImageSets/Main of VOC, the keys of a data.yaml, or by the word train,
     test, val, valid or validation in the names of folders and files; "test" is the first of the last
@@ -39,13 +44,36 @@ def load_boxed_pictures(name: str, *, split: str = "train") -> BoxedPictures:
     """
     if split not in PARTS:
         raise DataError(f"the part is {split!r}; it can be {', '.join(PARTS)}")
-    if name == "scenes":
-        count, seed = SCENES[split]
-        return make_scenes(None, count, seed=seed)
+    if name == "scenes" or name.startswith("scenes:"):
+        return _scenes(name, split)
     path = Path(name).expanduser()
     if not path.exists():
         raise DataError(f"there is no data set {name!r}; it can be {ALLOWED}")
     return checked_pictures(name, _listing(path, split))
+
+
+def has_test_part(name: str) -> bool:
+    """Whether the test part has pictures of its own, none of which are learnt from too."""
+    train, test = (load_boxed_pictures(name, split=split) for split in PARTS)
+    learnt = {picture for picture in train.pictures if isinstance(picture, Path)}
+    return not any(isinstance(each, Path) and each in learnt for each in test.pictures)
+
+
+def _scenes(name: str, split: str) -> BoxedPictures:
+    count, seed = SCENES[split]
+    pasted = name.removeprefix("scenes").removeprefix(":")
+    shapes = tuple(dict.fromkeys(pasted.split("+")))
+    if name == "scenes":
+        return make_scenes(None, count, seed=seed)
+    if all(shape in SHAPES for shape in shapes):
+        return make_scenes(None, count, seed=seed, shapes=shapes, name=name)
+    if pasted in NAMES or (pasted and Path(pasted).expanduser().exists()):
+        pictures = load_dataset(str(Path(pasted).expanduser()), split=split)
+        return make_scenes(pictures, count, seed=seed, name=name)
+    raise DataError(
+        f"{name!r} is to paste {pasted!r}, which is neither a data set nor shapes such as star+circle; "
+        f"there are {', '.join(SHAPES)}, the data sets {', '.join(NAMES)}, and folders of class folders"
+    )
 
 
 def _listing(path: Path, split: str) -> Listing:
