@@ -6,6 +6,9 @@ from types import TracebackType
 from typing import Self
 
 LINE_EVERY_SECONDS = 10.0
+COMPLETING = "Completing the detector"
+UNITS = {"Measuring": "candidates", COMPLETING: "pictures"}
+"""What stages count, by title, where it is not vectors."""
 
 
 class Progress:
@@ -84,6 +87,5 @@ class Stages:
         """So much of a stage is done; a new title closes the stage before."""
         if self.progress is None or self.progress.title != title:
             self.__exit__(None, None, None)
-            unit = "candidates" if title == "Measuring" else "vectors"
-            self.progress = Progress(title, total, unit)
+            self.progress = Progress(title, total, UNITS.get(title, "vectors"))
         self.progress.set(done)

@@ -36,6 +36,7 @@ class Listener:
     on_step: Callable[[int, int], None] = lambda done, total: None
     on_epoch: Callable[[dict[str, float]], None] = lambda record: None
     on_notice: Callable[[str], None] = lambda text: None
+    on_completed: Callable[[int, int], None] = lambda done, total: None
 
 
 class GivenLosses(nn.Module):
@@ -88,7 +89,7 @@ def train_detect(
     if not fit(task, config.fit, state):
         return False
     detector = load_detector(run.folder).to(device)
-    detector.complete(fitting)
+    detector.complete(fitting, listener.on_completed)
     save_network(detector, run.folder / MODEL_FILE)
     return True
 

@@ -1,6 +1,7 @@
 """A detector of almost nothing, for tests of what goes on around detectors."""
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -60,7 +61,9 @@ class OneCell(Detector):
             found.append(Detections(np.tile(box, (len(order), 1)), order, scores[order]))
         return found
 
-    def complete(self, data: BoxedPictures) -> None:
+    def complete(
+        self, data: BoxedPictures, on_picture: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
         self.shown.fill_(len(data))
 
 

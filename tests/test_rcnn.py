@@ -190,7 +190,9 @@ def test_three_pictures_are_learnt_by_heart() -> None:
     assert not detector.scorer.learnt
     classified = detect_pictures(detector, data.pictures)
     detector.train()
-    detector.complete(data)
+    told: list[tuple[int, int]] = []
+    detector.complete(data, lambda done, total: told.append((done, total)))
+    assert told == [(row + 1, len(data)) for row in range(len(data))]
     assert detector.scorer.learnt
     assert detector.training
     scored = detect_pictures(detector, data.pictures)

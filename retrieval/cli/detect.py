@@ -1,5 +1,6 @@
 """Commands that train a detector and ask it."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,14 +132,15 @@ def read_boxed(dataset: str, split: Any) -> "BoxedPictures":
 def _train(
     config: TrainDetectConfig, data: "BoxedPictures", run: "DetectorRun", device: Any, resume: bool
 ) -> bool:
-    from retrieval.progress import Progress
+    from retrieval.progress import COMPLETING, Progress, Stages
     from retrieval.train_detect import Listener, train_detect
 
-    with Progress("Training", None, "steps") as progress:
+    with Progress("Training", None, "steps") as progress, Stages() as stages:
         listener = Listener(
             on_step=progress.set_of,
             on_epoch=lambda record: progress.note(epoch_line(record, config)),
             on_notice=progress.note,
+            on_completed=functools.partial(stages, COMPLETING),
         )
         return train_detect(config, data, run, device=device, resume=resume, listener=listener)
 

@@ -65,7 +65,9 @@ class Detector(Network):
         """
         raise NotImplementedError
 
-    def complete(self, data: BoxedPictures) -> None:
+    def complete(
+        self, data: BoxedPictures, on_picture: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
         """Learn, after the last epoch, what is not learnt step by step; for most detectors nothing."""
 
 

@@ -5,7 +5,7 @@ segmentation".
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -107,7 +107,9 @@ class RCNN(Detector):
         return torch.cat([p for p, _ in parts]).float(), torch.cat([h for _, h in parts]).float()
 
     @torch.no_grad()
-    def complete(self, data: BoxedPictures) -> None:
+    def complete(
+        self, data: BoxedPictures, on_picture: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
         """Learn the SVMs and the box regressors from these pictures, at most 1,000 spread over them.
 
         Classes without an object in them are never found. Raises DataError where there is no object.
@@ -123,11 +125,17 @@ class RCNN(Detector):
         was_training = self.training
         self.eval()
         try:
-            self.scorer.learn(self._regions(data, search=False), self._regions(data, search=True))
+            searched = self._regions(data, search=True, on_picture=on_picture)
+            self.scorer.learn(self._regions(data, search=False), searched)
         finally:
             self.train(was_training)
 
-    def _regions(self, data: BoxedPictures, search: bool) -> Iterator[Regions]:
+    def _regions(
+        self,
+        data: BoxedPictures,
+        search: bool,
+        on_picture: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Regions]:
         """The objects of each picture as its regions; with ``search`` those that may be objects too."""
         device = self.mean.device
         for row in range(len(data)):
@@ -140,6 +148,7 @@ class RCNN(Detector):
                 boxes = torch.cat([torch.from_numpy(selective_search(square)).to(device), objects])
             if len(boxes):
                 yield Regions(boxes, *self._describe_many(image, boxes), objects, labels)
+            on_picture(row + 1, len(data))
 
 
 def _learnable(objects: Objects) -> Objects:
