@@ -49,9 +49,10 @@ CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What suits each network; a data set's own settings and given options take precedence."""
 
-# With regions first a picture is many examples, and costs as much.
+SMALL_BATCHES = ("tiny-ssd", "faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn")
+# With regions first a picture is many examples, and costs as much. The small one takes more steps.
 DETECT_SETTINGS: dict[str, dict[str, Any]] = {
-    **{model: {} for model in ("tiny-ssd", "ssd", "yolo")},
-    **{model: {"batch_size": 8} for model in ("faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn")},
+    **{model: {} for model in ("ssd", "yolo")},
+    **{model: {"batch_size": 8} for model in SMALL_BATCHES},
 }
 """What suits each detector; given options take precedence."""

@@ -195,6 +195,31 @@ def test_losses_are_torchvisions_where_every_picture_has_objects() -> None:
     torch.testing.assert_close(ours["box"], expected["bbox_regression"])
 
 
+def test_each_object_counts_alike_however_many_boxes_hold_it() -> None:
+    detector = detector_of("tiny-ssd").eval()
+    assert isinstance(detector, MultiBox)
+    batch = Batch(batch_of().images, [target((4, 4, 60, 60, 0), (3, 40, 15, 52, 1)), target()])
+    logits, offsets = detector.predict(batch.images)
+    labels, goals, _ = detector.answers(batch.targets, 0.4)
+    losses = detector(batch)
+    held = (labels > 0).sum()
+    classes, boxes = torch.zeros(()), torch.zeros(())
+    for label in (1, 2):  # each object is alone in its class
+        rows = labels[0] == label
+        assert rows.any()
+        part = torch.nn.functional.cross_entropy(logits[0, rows], labels[0, rows])
+        classes = classes + part * held / 2
+        part = torch.nn.functional.smooth_l1_loss(offsets[0, rows], goals[0, rows], reduction="sum")
+        boxes = boxes + part / rows.sum() * held / 2
+    assert (labels == 1).sum() > (labels == 2).sum()
+    background = -logits.log_softmax(2)[..., 0]
+    for row, wanted in ((0, 3 * int(held)), (1, 3)):
+        hardest = background[row][labels[row] == 0].sort(descending=True).values
+        classes = classes + hardest[:wanted].sum()
+    torch.testing.assert_close(losses["class"], classes / held)
+    torch.testing.assert_close(losses["box"], boxes / held)
+
+
 def test_what_is_found_is_what_torchvision_finds() -> None:
     detector = detector_of("ssd", least_score=0.05, nms_iou=0.45, most=1000).eval()
     assert isinstance(detector, MultiBox)
@@ -223,7 +248,7 @@ def test_the_courses_two_figures_are_means_over_all_boxes() -> None:
     found = anchor_errors(detector, batch)
     with torch.no_grad():
         logits, offsets = detector.predict(batch.images)
-    labels, goals = detector.answers(batch.targets)
+    labels, goals, _ = detector.answers(batch.targets, 0.5)
     wrong, total, places = 0, 0.0, labels.numel()
     for i in range(2):
         for a in range(labels.shape[1]):

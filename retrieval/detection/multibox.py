@@ -1,5 +1,7 @@
 """Detectors that tell of each of many anchor boxes what it holds, and how to shift it there."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
@@ -11,14 +13,33 @@ from retrieval.detection.hard_negatives import hard_negatives
 from retrieval.detection.offsets import decode, encode
 from retrieval.detection.suppression import best_objects
 
+COURSE_IOU = 0.5
+"""From which overlap on the course says that an anchor box holds an object."""
+
+
+class Answers(NamedTuple):
+    """What would be right for each anchor box of B pictures.
+
+    ``labels`` int64 (B,A): 0 background, else 1 + the class; ``offsets`` float32 (B,A,4), and
+    ``shares`` float32 (B,A): 1 by the number of boxes that hold the same object; both 0 at background.
+    """
+
+    labels: Tensor
+    offsets: Tensor
+    shares: Tensor
+
 
 class MultiBox(Detector):
     """Learns and finds as SSD does (Liu et al., "SSD: Single Shot MultiBox Detector", §2.2).
 
-    Subclasses have ``anchors`` float32 (A,4) in pixels, and ``predict``.
+    Subclasses have ``anchors`` float32 (A,4) in pixels, and ``predict``. They may choose the
+    ``least_iou`` by which an anchor box holds an object, and that ``objects_alike`` count in the
+    losses: otherwise each box does, and a large object has many times as many as a small one.
     """
 
     anchors: Tensor
+    least_iou = 0.5
+    objects_alike = False
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits float32 (B,A,1+L), of background first, and offsets float32 (B,A,4)."""
@@ -28,29 +49,35 @@ class MultiBox(Detector):
         """Cross-entropy of object boxes and of three times as many of the hardest background boxes,
         and smooth L1 of the offsets of object boxes; both divided by the number of object boxes."""
         logits, offsets = self.predict(batch.images)
-        labels, goals = self.answers(batch.targets)
+        labels, goals, shares = self.answers(batch.targets, self.least_iou)
         positive = labels > 0
         count = positive.sum().clamp(min=1)
         each = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         each = each.view_as(labels)
-        taken = positive | hard_negatives(each.detach(), positive)
-        boxes = smooth_l1_loss(offsets[positive], goals[positive], reduction="sum")
-        return {"class": each[taken].sum() / count, "box": boxes / count}
+        negative = hard_negatives(each.detach(), positive)
+        shifts = smooth_l1_loss(offsets[positive], goals[positive], reduction="none").sum(1)
+        weights = torch.ones_like(shifts)
+        if (
+            self.objects_alike
+        ):  # whose sum stays the number of boxes, which background is weighed by
+            weights = shares[positive] * count / shares.sum().clamp(min=1)
+        classes = (weights * each[positive]).sum() + each[negative].sum()
+        return {"class": classes / count, "box": (weights * shifts).sum() / count}
 
-    def answers(self, targets: list[Target]) -> tuple[Tensor, Tensor]:
-        """What would be right for each anchor box: int64 (B,A), 0 background, else 1 + the class; and
-        offsets float32 (B,A,4), 0 at background."""
-        labels = torch.zeros(
-            len(targets), len(self.anchors), dtype=torch.int64, device=self.anchors.device
-        )
-        goals = self.anchors.new_zeros(len(targets), len(self.anchors), 4)
+    def answers(self, targets: list[Target], least_iou: float) -> Answers:
+        """What would be right for each anchor box, which ``least_iou`` gives to an object."""
+        shape = (len(targets), len(self.anchors))
+        labels = torch.zeros(shape, dtype=torch.int64, device=self.anchors.device)
+        goals = self.anchors.new_zeros(*shape, 4)
+        shares = self.anchors.new_zeros(shape)
         for row, target in enumerate(targets):
-            assigned = assign_boxes(target.boxes, self.anchors)
+            assigned = assign_boxes(target.boxes, self.anchors, least_iou)
             positive = assigned != BACKGROUND
             objects = assigned[positive]
             labels[row, positive] = 1 + target.labels[objects]
             goals[row, positive] = encode(target.boxes[objects], self.anchors[positive])
-        return labels, goals
+            shares[row, positive] = 1 / objects.bincount()[objects]
+        return Answers(labels, goals, shares)
 
     @torch.no_grad()
     def find(self, images: Tensor) -> list[Detections]:
@@ -70,7 +97,7 @@ def anchor_errors(detector: MultiBox, batch: Batch) -> tuple[float, float]:
     says what detectors are worth. Source: "Dive into Deep Learning", §14.7.
     """
     logits, offsets = detector.predict(batch.images)
-    labels, goals = detector.answers(batch.targets)
+    labels, goals, _ = detector.answers(batch.targets, COURSE_IOU)
     wrong = logits.argmax(2) != labels
     errors = (offsets - goals).abs() * (labels > 0).unsqueeze(2)
     return float(wrong.float().mean()), float(errors.mean())

@@ -26,10 +26,14 @@ class TinySSD(MultiBox):
 
     On the backbone ``tiny`` it is the course's: only the first map is the backbone's. Of deeper
     ones up to four maps are, from 8 pixels a position on. 3×3 convolutions on each map give classes
-    and offsets. Other than the course's, class losses are those of SSD (see ``MultiBox``), and all
-    begins with nearly all being background. Source: Zhang, Lipton, Li and Smola, "Dive into Deep
+    and offsets. Other than the course's, class losses are those of SSD (see ``MultiBox``), each object
+    counts alike, boxes hold one from an overlap of 0.4 on, and all begins with nearly all being
+    background. Source: Zhang, Lipton, Li and Smola, "Dive into Deep
     Learning", §14.7.
     """
+
+    least_iou = 0.4
+    objects_alike = True
 
     def __init__(self, spec: DetectorSpec, weights: str | None = None) -> None:
         super().__init__(spec, weights)
