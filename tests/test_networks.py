@@ -126,6 +126,19 @@ def test_a_stage_starts_by_passing_its_input_through() -> None:
         assert torch.equal(weight[out], expected)
 
 
+@pytest.mark.parametrize("shape", [(7, 7), (8, 8), (9, 6), (2, 3)])
+def test_a_stage_is_a_padded_convolution_and_a_halving(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    stage = FastResNet(NetworkSpec(width=8)).stages[1].eval()
+    nn.init.normal_(stage.conv1.weight)
+    features = torch.randn(2, 8, *shape)
+    halved = nn.functional.max_pool2d(
+        nn.functional.conv2d(features, stage.conv1.weight, padding=1), 2
+    )
+    expected = stage.activate(stage.norm2(stage.conv2(stage.activate(stage.norm1(halved)))))
+    torch.testing.assert_close(stage(features), expected)
+
+
 def test_the_trunk_takes_bf16_and_whitens_in_float32() -> None:
     torch.manual_seed(0)
     backbone = FastResNet(NetworkSpec(width=8))

@@ -31,7 +31,7 @@ class Stage(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, bias=False)  # padded in forward
         self.pool = nn.MaxPool2d(2)
         self.norm1 = BiasNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
@@ -42,7 +42,10 @@ class Stage(nn.Module):
         nn.init.dirac_(self.conv2.weight.data)
 
     def forward(self, features: Tensor) -> Tensor:
-        features = self.activate(self.norm1(self.pool(self.conv1(features))))
+        # Halving drops the last of an odd number of rows: a tenth of the work, so it is not done.
+        height, width = features.shape[2:]
+        padded = nn.functional.pad(features, (1, 1 - width % 2, 1, 1 - height % 2))
+        features = self.activate(self.norm1(self.pool(self.conv1(padded))))
         stage: Tensor = self.activate(self.norm2(self.conv2(features)))
         return stage
 
