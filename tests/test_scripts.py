@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from compare_codes import faiss_codes, kinds, measured, neighbor_overlap, ranked_precision
 from compare_distances import contrast
 from compare_pooling import CANVAS, DIGIT, on_canvas
+from compare_transfer import few_of, of_classes
 from seeds import interval
 
 from retrieval.datasets import LabeledImages
@@ -98,3 +99,20 @@ def test_the_figures_of_whole_vectors_and_of_all_codes() -> None:
         assert row.bytes == size
         assert 0 < row.error < 1
         assert str(row).count("|") == 10
+
+
+def test_classes_are_taken_apart_and_numbered_anew() -> None:
+    labels = np.array([3, 0, 2, 1, 3, 3, 0])
+    images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    data = LabeledImages("letters", images, labels, ("a", "b", "c", "d"))
+    part = of_classes(data, np.array([3, 0]))
+    assert part.classes == ("d", "a")
+    assert part.images.ravel().tolist() == [0, 1, 4, 5, 6]
+    assert part.labels.tolist() == [0, 1, 0, 0, 1]
+    assert len(of_classes(data, np.array([], int))) == 0
+    few = few_of(part, 2, np.random.default_rng(0))
+    assert sorted(few.labels.tolist()) == [0, 0, 1, 1]
+    assert [part.classes[label] for label in few.labels] == [
+        data.classes[labels[row]] for row in few.images.ravel()
+    ]
+    assert len(few_of(part, 9, np.random.default_rng(0))) == 5
