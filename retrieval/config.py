@@ -119,7 +119,7 @@ class LossConfig(Checked):
 class FitConfig(Checked):
     """How the numbers are found: optimiser, schedule, precision, length."""
 
-    epochs: int = choice(15, "passes over the training pictures", at_least=1)
+    epochs: int = choice(16, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
         "update rule",
