@@ -51,6 +51,7 @@ def test_one_part_is_no_test_part(tmp_path: Path) -> None:
     for part in ("train", "test"):
         WRITERS["voc"](data, tmp_path / part)
     assert has_test_part(str(tmp_path))
+    assert has_test_part("scenes")
     assert not has_test_part(str(tmp_path / "train"))
 
 

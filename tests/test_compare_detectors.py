@@ -1,6 +1,5 @@
 """The comparison of detectors, in miniature."""
 
-import dataclasses
 from pathlib import Path
 
 import compare_detectors
@@ -10,16 +9,16 @@ from boxed import squares
 from click.testing import CliRunner
 
 from retrieval.checkpoint import load_detector
-from retrieval.detection import boxed_datasets
 from retrieval.detection.multibox import MultiBox
+from retrieval.detection.voc_xml import write_voc
 from retrieval.train_detect import run_at
 
 
 def test_each_detector_gives_a_row_and_is_trained_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (compare_detectors, boxed_datasets):
-        monkeypatch.setattr(module, "load_boxed_pictures", lambda name, split: squares(8))
+    monkeypatch.setattr(compare_detectors, "load_boxed_pictures", lambda name, split: squares(8))
+    monkeypatch.setattr(compare_detectors, "has_test_part", lambda name: True)
     command = [
         *("--dataset", "squares", "--out", str(tmp_path), "--only", "tiny-ssd", "--only", "yolo"),
         *("--backbone", "tiny", "--image-size", "64", "--epochs", "1", "--batch-size", "4"),
@@ -64,20 +63,17 @@ def test_the_errors_of_the_course_are_means_over_anchor_boxes(
     assert far > 0
 
 
-def test_pictures_that_were_learnt_from_are_no_test(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = squares(5)
-    files = tuple(tmp_path / f"{row}.png" for row in range(5))
-    same = dataclasses.replace(data, pictures=files)
-    for module in (compare_detectors, boxed_datasets):
-        monkeypatch.setattr(module, "load_boxed_pictures", lambda name, split: same)
+def test_pictures_that_were_learnt_from_are_no_test(tmp_path: Path) -> None:
+    data = tmp_path / "squares"
+    write_voc(squares(5), data)
+    files = sorted(data.rglob("*.png"))
+    assert len(files) == 5
     result = CliRunner().invoke(
-        compare_detectors.main, ["--dataset", "squares", "--out", str(tmp_path)]
+        compare_detectors.main, ["--dataset", str(data), "--out", str(tmp_path / "runs")]
     )
     assert result.exit_code == 1
     assert "no test part" in result.stderr
     assert "--hold-out" in result.stderr
-    train, test = compare_detectors.train_and_test("squares", 0.4)
+    train, test = compare_detectors.train_and_test(str(data), 0.4)
     assert len(test) == 2
     assert {*map(str, train.pictures), *map(str, test.pictures)} == set(map(str, files))

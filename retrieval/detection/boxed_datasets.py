@@ -44,19 +44,29 @@ def load_boxed_pictures(name: str, *, split: str = "train") -> BoxedPictures:
     """
     if split not in PARTS:
         raise DataError(f"the part is {split!r}; it can be {', '.join(PARTS)}")
-    if name == "scenes" or name.startswith("scenes:"):
-        return _scenes(name, split)
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise DataError(f"there is no data set {name!r}; it can be {ALLOWED}")
-    return checked_pictures(name, _listing(path, split))
+    return _scenes(name, split) if _made(name) else checked_pictures(name, _listed(name, split))
 
 
 def has_test_part(name: str) -> bool:
-    """Whether the test part has pictures of its own, none of which are learnt from too."""
-    train, test = (load_boxed_pictures(name, split=split) for split in PARTS)
-    learnt = {picture for picture in train.pictures if isinstance(picture, Path)}
-    return not any(isinstance(each, Path) and each in learnt for each in test.pictures)
+    """Whether the test part has pictures of its own, none of which are learnt from too.
+
+    Annotations alone are read for it. Raises DataError as ``load_boxed_pictures`` does for these.
+    """
+    if _made(name):
+        return True
+    train, test = ({each.path for each in _listed(name, split).pictures} for split in PARTS)
+    return train.isdisjoint(test)
+
+
+def _made(name: str) -> bool:
+    return name == "scenes" or name.startswith("scenes:")
+
+
+def _listed(name: str, split: str) -> Listing:
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise DataError(f"there is no data set {name!r}; it can be {ALLOWED}")
+    return _listing(path, split)
 
 
 def _scenes(name: str, split: str) -> BoxedPictures:
