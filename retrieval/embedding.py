@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from retrieval.pictures import Picture
 from retrieval.summary import FillSummary
 
 Count = Callable[[int], None]
+Failures = list[tuple[Path, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Batch:
 
     pictures: list[Picture]
     vectors: np.ndarray
-    failures: list[tuple[Path, str]]
+    failures: Failures
     objects: list[Found | None] = dataclasses.field(default_factory=list)
     blanks: list[Picture] = dataclasses.field(default_factory=list)
 
@@ -52,31 +53,47 @@ def embed_pictures(
 
     Raises ImageError with ``strict`` for a picture that cannot be read.
     """
-    kept: list[Picture] = []
-    images: list[np.ndarray] = []
-    failures: list[tuple[Path, str]] = []
 
-    def embedded() -> Batch:
+    def embedded(kept: list[Picture], images: list[np.ndarray], failures: Failures) -> Batch:
         vectors = np.empty((0, embedder.spec.embedding_dim), np.float32)
         if images:
             vectors = embed_images(embedder, np.stack(images), batch_size=batch_size)
         return Batch(kept, vectors, failures)
 
     stream = read_images((p.path for p in pictures), embedder.spec.image_size, num_workers)
+    yield from embedded_batches(pictures, stream, batch_size, embedded, strict, on_progress)
+
+
+def embedded_batches(
+    pictures: Sequence[Picture],
+    stream: Iterable[tuple[Path, np.ndarray | ImageError]],
+    size: int,
+    embedded: Callable[[list[Picture], list[np.ndarray], Failures], Batch],
+    strict: bool,
+    on_progress: Count,
+) -> Iterator[Batch]:
+    """What ``embedded`` makes of each ``size`` readable pictures of a stream and the failures between.
+
+    The last ones may be fewer, even none. Raises ImageError with ``strict`` for a picture that cannot
+    be read.
+    """
+    kept: list[Picture] = []
+    images: list[np.ndarray] = []
+    failures: Failures = []
     for picture, (path, image) in zip(pictures, stream, strict=True):
-        if isinstance(image, ImageError):
-            if strict:
-                raise ImageError(f"{path}: {image}") from image
-            failures.append((path, str(image)))
-        else:
+        if not isinstance(image, ImageError):
             kept.append(picture)
             images.append(image)
+        elif strict:
+            raise ImageError(f"{path}: {image}") from image
+        else:
+            failures.append((path, str(image)))
         on_progress(1)
-        if len(images) == batch_size:
-            yield embedded()
+        if len(images) == size:
+            yield embedded(kept, images, failures)
             kept, images, failures = [], [], []
     if images or failures:
-        yield embedded()
+        yield embedded(kept, images, failures)
 
 
 def write_embeddings(

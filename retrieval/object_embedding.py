@@ -1,6 +1,7 @@
 """Finding the objects of pictures, and embedding each: for galleries of objects, and to ask them."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from retrieval.checkpoint import load_detector, model_file
 from retrieval.detection.detections import Detections
 from retrieval.detection.detector import Detector, detect_pictures
 from retrieval.embedder import Embedder, embed_images
-from retrieval.embedding import Batch, Count
+from retrieval.embedding import Batch, Count, Failures, embedded_batches
 from retrieval.errors import ImageError
 from retrieval.images import part_of, read_image, read_images
 from retrieval.object_spec import ObjectsSpec
@@ -112,34 +113,20 @@ def embed_objects(
     picture that cannot be read.
     """
     stream = read_images((p.path for p in pictures), None, num_workers, TOGETHER)
-    readable: list[tuple[Picture, np.ndarray]] = []
-    failures: list[tuple[Path, str]] = []
-    for picture, (path, image) in zip(pictures, stream, strict=True):
-        if not isinstance(image, ImageError):
-            readable.append((picture, image))
-        elif strict:
-            raise ImageError(f"{path}: {image}") from image
-        else:
-            failures.append((path, str(image)))
-        on_progress(1)
-        if len(readable) == TOGETHER:
-            yield _embedded(embedder, readable, failures, batch_size)
-            readable, failures = [], []
-    if readable or failures:
-        yield _embedded(embedder, readable, failures, batch_size)
+    embedded = functools.partial(_embedded, embedder, batch_size)
+    yield from embedded_batches(pictures, stream, TOGETHER, embedded, strict, on_progress)
 
 
 def _embedded(
     embedder: ObjectEmbedder,
-    readable: Sequence[tuple[Picture, np.ndarray]],
-    failures: list[tuple[Path, str]],
     batch_size: int,
+    pictures: Sequence[Picture],
+    images: Sequence[np.ndarray],
+    failures: Failures,
 ) -> Batch:
     batch = Batch([], np.empty(0), failures, [], [])
     cuts = []
-    for (picture, image), objects in zip(
-        readable, embedder.find([image for _, image in readable]), strict=True
-    ):
+    for picture, image, objects in zip(pictures, images, embedder.find(images), strict=True):
         whole: list[Found | None] = [None] * embedder.spec.whole
         for found in [*objects, *whole]:
             batch.pictures.append(picture)
