@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ from retrieval.settings import Checked
 from retrieval.specs import ClassifierSpec, DetectorSpec, EmbedderSpec, NetworkSpec
 
 MODEL_FILE = "model.safetensors"
+FOLDS_FILE = "folds.json"
+"""What cross-validation found; beside it stand the runs of its folds, fold-1, fold-2, …"""
 N = TypeVar("N", bound=Network)
 C = TypeVar("C", bound=Checked)
 
@@ -248,8 +251,10 @@ class Run(Generic[C]):
     def start(self, config: C) -> None:
         """Make the folder and note the configuration; an older run in it is forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png"):
+        for name in (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png", FOLDS_FILE):
             (self.folder / name).unlink(missing_ok=True)
+        for fold in self.folder.glob("fold-[0-9]*/config.json"):
+            shutil.rmtree(fold.parent)
         text = json.dumps(config.to_dict(), indent=2) + "\n"
         write_atomically(self.folder / "config.json", text.encode())
 

@@ -27,7 +27,9 @@ DOWNLOADS = {
     ),
 }  # fmt: skip
 NAMES = (*DOWNLOADS, "digits")
-SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
+SPLIT_FOLDERS = {
+    "train": ("train",), "gallery": ("train",), "test": ("test", "val", "validation"),
+}  # fmt: skip
 UNLABELED = -1
 
 
@@ -106,10 +108,11 @@ def load_dataset(
     split: str = "train",
     on_picture: Callable[[int, int], None] = lambda done, total: None,
 ) -> LabeledImages:
-    """The "train" or "test" part of a data set, at ``image_size`` or a size that suits it.
+    """The "train", "gallery" or "test" part of a data set, at ``image_size`` or a size that suits it.
 
+    What is searched, the gallery, is what is learnt from, unless a CSV file marks rows is_gallery.
     A folder without train/ and test/ folders, or a CSV file without a split column, is one part that
-    serves as both. Raises DataError where the data set is missing, empty, or not laid out as expected.
+    serves as all. Raises DataError where the data set is missing, empty, or not laid out as expected.
     """
     if name == "digits":
         data = _digits(split)
@@ -162,7 +165,7 @@ def _torchvision(name: str, folder: Path, split: str) -> LabeledImages:
     try:
         with redirect_stdout(sys.stderr):
             data: Any = getattr(datasets, class_name)(
-                str(folder), train=split == "train", download=True
+                str(folder), train=split != "test", download=True
             )
     except (OSError, RuntimeError) as error:
         raise DataError(
@@ -253,7 +256,7 @@ def _csv(
                     "path,label[,split,is_query,is_gallery]"
                 )
             for row in reader:
-                if not row["path"] or row["label"] is None:
+                if not row["path"] or not row["label"]:
                     raise DataError(f"{file}, line {reader.line_num}: path or label is missing")
                 names.add(row["label"])
                 if _belongs(row, split, f"{file}, line {reader.line_num}"):
@@ -266,18 +269,32 @@ def _csv(
 
 
 def _belongs(row: dict[str, str], split: str, where: str) -> bool:
-    """Whether a row is of this part: by its is_query / is_gallery marks, else by its split."""
-    mark = row.get("is_query" if split == "test" else "is_gallery")
-    if mark not in (None, ""):
-        if mark.lower() not in ("1", "0", "true", "false"):
-            raise DataError(f"{where}: is_query and is_gallery are true or false, not {mark!r}")
-        return mark.lower() in ("1", "true")
-    part = row.get("split")
-    if part in (None, ""):
-        return True
-    if part not in ("train", *SPLIT_FOLDERS["test"]):
+    """Whether a row is of this part.
+
+    What asks and what is searched is marked is_query and is_gallery, or else told by the split. What
+    is learnt from is told by the split, or else by the marks: a query is not learnt from, unless it
+    is in the gallery too.
+    """
+    part = row.get("split") or None
+    if part not in (None, "train", *SPLIT_FOLDERS["test"]):
         raise DataError(f"{where}: split is {part!r}; it can be train, test, val, validation")
-    return (part == "train") == (split == "train")
+    asks, searched = (_mark(row.get(name), where) for name in ("is_query", "is_gallery"))
+    if split == "train":
+        if part is not None:
+            return part == "train"
+        return searched if searched is not None else not asks
+    mark = asks if split == "test" else searched
+    if mark is not None:
+        return mark
+    return part is None or (part == "train") == (split == "gallery")
+
+
+def _mark(text: str | None, where: str) -> bool | None:
+    if text in (None, ""):
+        return None
+    if text.lower() not in ("1", "0", "true", "false"):
+        raise DataError(f"{where}: is_query and is_gallery are true or false, not {text!r}")
+    return text.lower() in ("1", "true")
 
 
 def _decode(

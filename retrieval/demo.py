@@ -65,7 +65,7 @@ def run_demo(
     )
     building.fill(gallery, list_pictures([pictures / "train"]))
     on_stage("Measuring with the test pictures")
-    report = protocols.evaluate_gallery(gallery.path, pictures / "test")
+    report = protocols.evaluate_gallery(gallery.path, str(pictures / "test"))
     queries = _one_of_each(pictures / "test")
     answers, _ = Searcher.open(gallery.path).query_files(queries, k=8)
     rows = [sheet_row(a, photo.parent.name) for a, photo in zip(answers, queries, strict=True)]

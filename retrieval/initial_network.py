@@ -19,6 +19,8 @@ from retrieval.specs import NetworkSpec
 N = TypeVar("N", bound=Network)
 STATISTICS_SAMPLE = 5000
 """Pictures from which mean, deviation and the whitening layer are computed."""
+CONTINUED = {f.name for f in dataclasses.fields(NetworkSpec)} - {"image_size", "dropout"}
+"""What is taken from the network that is continued."""
 
 
 def initial_network(
@@ -35,9 +37,8 @@ def initial_network(
     weights = config.weights
     if weights is not None and kind_of_model(Path(weights)) is not None:
         trained = load_network(Path(weights))
-        own = {"image_size", "dropout"}
-        names = {f.name for f in dataclasses.fields(NetworkSpec)} - own
-        spec = dataclasses.replace(spec, **{name: getattr(trained.spec, name) for name in names})
+        taken = {name: getattr(trained.spec, name) for name in CONTINUED}
+        spec = dataclasses.replace(spec, **taken)
         network = build(spec)
         check_size(network.backbone, network.spec.backbone, spec.image_size)
         network.backbone.load_state_dict(trained.backbone.state_dict())

@@ -199,6 +199,10 @@ def _from_library(
             "--memory goes with losses of pytorch-metric-learning: give --loss TripletMarginLoss, "
             "contrastive, multi-similarity or supcon"
         )
+    if own_loss and config.loss_options != LossConfig().loss_options:
+        raise ConfigError(
+            f"--loss-options go with losses of pytorch-metric-learning, and --loss is {config.loss}"
+        )
     if not (own_loss and own_mining):
         metric_losses.require_library()
     name = distance if isinstance(distance, str) else "l2"

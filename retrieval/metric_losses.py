@@ -22,6 +22,8 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     # Kim et al., "Proxy Anchor Loss for Deep Metric Learning", eq. 4.
     "proxy-anchor": ("ProxyAnchorLoss", {"margin": 0.1, "alpha": 32.0}),
 }
+NOT_OF_A_BATCH = ("GenericPairLoss", "SelfSupervisedLoss", "VICRegLoss")
+"""Losses that need another loss, or two sets of embeddings, and so cannot be had by their name."""
 
 
 class MetricLoss(nn.Module):
@@ -37,8 +39,8 @@ class MetricLoss(nn.Module):
 
         name, options = SHORT_NAMES.get(config.loss, (config.loss, {}))
         kind = getattr(losses, name, None)
-        if not name.endswith("Loss") or kind is None:
-            known = sorted(n for n in dir(losses) if n.endswith("Loss"))
+        if kind is None or not _is_usable(name, "Loss"):
+            known = sorted(n for n in dir(losses) if _is_usable(n, "Loss"))
             raise ConfigError(
                 f"--loss is {config.loss!r}; it can be triplet, softmax, {', '.join(SHORT_NAMES)}, or "
                 f"one of pytorch-metric-learning's: {', '.join(known)}"
@@ -89,16 +91,21 @@ def metric_miner(name: str) -> nn.Module:
     from pytorch_metric_learning import miners
 
     kind = getattr(miners, name, None)
-    if not name.endswith("Miner") or kind is None:
+    if kind is None or not _is_usable(name, "Miner"):
         from retrieval.config import MINING
 
-        known = sorted(n for n in dir(miners) if n.endswith("Miner") and n != "BaseMiner")
+        known = sorted(n for n in dir(miners) if _is_usable(n, "Miner"))
         raise ConfigError(
             f"--mining is {name!r}; it can be {', '.join(MINING)}, or one of "
             f"pytorch-metric-learning's: {', '.join(known)}"
         )
     miner: nn.Module = kind()
     return miner
+
+
+def _is_usable(name: str, kind: str) -> bool:
+    """Whether a class of the library is a loss, or miner, of one batch of labelled embeddings."""
+    return name.endswith(kind) and name not in NOT_OF_A_BATCH and not name.startswith("Base")
 
 
 def as_triplets(mined: tuple[Tensor, ...], labels: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ def decode_pictures(
     stem = folder / _fingerprint(paths, size)
     array_file, list_file = stem.with_suffix(".npy"), stem.with_suffix(".json")
     cached = _load(array_file, list_file, len(paths))
-    if cached is not None:
+    # What could not be read may have been no fault of the file: a format that has since been
+    # installed, a permission that has since been given.
+    if cached is not None and not any(_readable(paths[row]) for row, _ in cached[1]):
         logger.info("%d decoded pictures are taken from %s", len(cached[0]), array_file)
         return cached
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +103,14 @@ def _fingerprint(paths: Sequence[Path], size: int) -> str:
             facts = "missing"
         digest.update(os.fsencode(path.absolute()) + f"\0{facts}\0".encode())
     return digest.hexdigest()[:32]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read_image(path)
+    except ImageError:
+        return False
+    return True
 
 
 def _suitable_size(paths: Sequence[Path]) -> int:

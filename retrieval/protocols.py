@@ -42,23 +42,29 @@ def evaluate_model(
         return evaluate_retrieval(
             queries, labels, queries, labels, query_ids=ids, gallery_ids=ids, **options
         )
-    train = load_dataset(dataset, data_dir=data_dir, image_size=size, split="train")
-    gallery = embed_images(embedder, train.images)
+    searched = load_dataset(dataset, data_dir=data_dir, image_size=size, split="gallery")
+    gallery = embed_images(embedder, searched.images)
     # A folder without parts serves as both: the same file must not find itself.
-    rows = {path: row for row, path in enumerate(train.paths or ())}
+    rows = {path: row for row, path in enumerate(searched.paths or ())}
     query_ids = np.array([rows.get(path, -1) for path in test.paths or ()], np.int64)
     return evaluate_retrieval(
-        queries, _names(test), gallery, _names(train),
-        query_ids=query_ids if test.paths else None, gallery_ids=np.arange(len(train)), **options,
+        queries, _names(test), gallery, _names(searched),
+        query_ids=query_ids if test.paths else None, gallery_ids=np.arange(len(searched)), **options,
     )  # fmt: skip
 
 
 def evaluate_gallery(
-    path: Path, queries: Path | None, *, device: torch.device | None = None, **options: Any
+    path: Path,
+    queries: str | None,
+    *,
+    data_dir: Path | None = None,
+    device: torch.device | None = None,
+    **options: Any,
 ) -> RetrievalReport:
     """Recall and precision of a gallery whose pictures have labels.
 
-    ``queries`` is a folder of class folders or a CSV file; a query that stands in the gallery too
+    ``queries`` is a data set, such as a folder of class folders or a CSV file, of which the test part
+    asks; a query that stands in the gallery too
     (the same file) does not find itself. Without it the gallery's pictures ask each other.
     """
     gallery = Gallery.open(path)
@@ -68,7 +74,7 @@ def evaluate_gallery(
             vectors, labels, vectors, labels, query_ids=ids, gallery_ids=ids,
             distance=gallery.metric, **options,
         )  # fmt: skip
-    asked = labelled_queries(gallery, queries, device)
+    asked = labelled_queries(gallery, queries, data_dir=data_dir, device=device)
     return evaluate_retrieval(
         asked.vectors, asked.labels, vectors, labels,
         query_ids=asked.ids, gallery_ids=ids, distance=gallery.metric, **options,
@@ -76,21 +82,27 @@ def evaluate_gallery(
 
 
 def labelled_queries(
-    gallery: Gallery, queries: Path, device: torch.device | None = None
+    gallery: Gallery,
+    queries: str,
+    *,
+    data_dir: Path | None = None,
+    device: torch.device | None = None,
 ) -> LabelledQueries:
-    """A folder of class folders, or a CSV file, embedded by the gallery's own model.
+    """The test part of a data set, embedded by the gallery's own model.
 
     Raises DataError where it has no labels.
     """
     embedder = load_embedder(gallery.path / "model").to(device or torch.device("cpu"))
-    asked = load_dataset(str(queries), image_size=embedder.spec.image_size, split="test")
+    size = embedder.spec.image_size
+    asked = load_dataset(queries, data_dir=data_dir, image_size=size, split="test")
     names = _names(asked)
     return LabelledQueries(embed_images(embedder, asked.images), names, _ids_of(gallery, asked))
 
 
 def _ids_of(gallery: Gallery, data: LabeledImages) -> np.ndarray:
     """The gallery's ids of the files of a data set, −1 for files that are not in it: int64 (N,)."""
-    assert data.paths is not None
+    if data.paths is None:  # pictures that are in no file of their own
+        return np.full(len(data), -1, np.int64)
     root = gallery.image_root
     known = {item.path: item.id for item in gallery.all_items()}
     relative = (os.path.relpath(os.path.abspath(path), root) for path in data.paths)

@@ -47,6 +47,14 @@ class TrainConfig(Checked):
         """What is trained."""
         raise NotImplementedError
 
+    def check_held_out(self, pictures: int) -> None:
+        """Raises ConfigError where something waits for figures of held-out pictures, and none are."""
+        if self.fit.patience and not pictures:
+            raise ConfigError(
+                f"--patience {self.fit.patience} watches held-out pictures, and there are none: raise "
+                f"--validation (now {self.validation:g}), or leave it out"
+            )
+
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """A copy in which the named fields, of this or of a nested configuration, are replaced."""
         own = {f.name for f in dataclasses.fields(self)}

@@ -13,7 +13,7 @@ from torch import nn
 
 from index.atomic import write_atomically
 from retrieval.batches import ClassBatches
-from retrieval.checkpoint import MODEL_FILE, Run, save_network
+from retrieval.checkpoint import FOLDS_FILE, MODEL_FILE, Run, save_network
 from retrieval.class_loss import ClassLoss
 from retrieval.classifier import Classifier, classify_images
 from retrieval.curves import CLASS_CURVES, training_curves
@@ -76,7 +76,10 @@ def cross_validate(
     training. With ``resume`` finished folds are kept. Raises as ``train_classify`` does.
     """
     listener = listener or Listener()
-    if not resume:
+    processes = Processes.join(device)
+    parts = train.fold(0, config.folds, config.fit.seed)
+    classifying_task(config, *parts, device)  # a mistake must not cost the run that is there
+    if not resume and processes.first:
         run.start(config)
     accuracies = []
     for number in range(config.folds):
@@ -91,7 +94,8 @@ def cross_validate(
         accuracies.append(float(state["history"][-1]["accuracy"]))
     spread = float(np.std(accuracies, ddof=1))
     result = {"accuracies": accuracies, "mean": float(np.mean(accuracies)), "deviation": spread}
-    write_atomically(run.folder / "folds.json", (json.dumps(result, indent=2) + "\n").encode())
+    if processes.first:
+        write_atomically(run.folder / FOLDS_FILE, (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 
@@ -122,7 +126,9 @@ def _train(
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )
-    return fit(task, config.fit, state)
+    finished = fit(task, config.fit, state)
+    processes.wait()  # the first one may still be saving what the others will read
+    return finished
 
 
 def classifying_task(
@@ -138,14 +144,15 @@ def classifying_task(
     Raises as ``train_classify`` does.
     """
     _check_classes(fitting)
+    config.check_held_out(len(held_out))
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.fit.seed)
     classifier = build_classifier(config, fitting).to(device)
     classifier = classifier.to(memory_format=torch.channels_last)
-    classifier.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
     processes = processes or Processes()
     processes.share_batch_norm(classifier)
+    classifier.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
     counts = np.bincount(fitting.labels, minlength=len(fitting.classes))
     weights = [p for p in classifier.parameters() if p.requires_grad and p.ndim > 1]
     return Task(

@@ -110,6 +110,7 @@ def detecting_task(
             f"none of the {len(fitting)} pictures of {fitting.name} to learn from shows an object; a "
             "detector needs pictures with boxes"
         )
+    config.check_held_out(len(held_out))
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.fit.seed)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from retrieval.augment import augment
+from retrieval.backbones import WITH_DROPOUT
 from retrieval.batches import EmbedBatches
 from retrieval.checkpoint import MODEL_FILE, Run, save_network
 from retrieval.curves import training_curves
@@ -16,7 +17,7 @@ from retrieval.datasets import LabeledImages
 from retrieval.device import keep_freed_memory, use_bf16
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.embedder import Embedder, embed_images
-from retrieval.errors import DataError
+from retrieval.errors import ConfigError, DataError
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.initial_network import initial_network
 from retrieval.losses import Distance, EmbeddingLoss
@@ -51,6 +52,8 @@ def train_embed(
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
     processes = Processes.join(device)
     state = run.load_state() if resume else None
+    task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
+    # Only now: a mistake in the configuration must not cost the run that is there.
     if not resume and processes.first:
         run.start(config)
 
@@ -59,7 +62,6 @@ def train_embed(
         if state["step"] == 0:  # within an epoch there is nothing new to draw
             training_curves(state["history"], run.folder / "curves.png")
 
-    task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
     task = dataclasses.replace(
         task,
         save_best=lambda module: save_network(cast("Embedder", module), run.folder / MODEL_FILE),
@@ -68,7 +70,9 @@ def train_embed(
         on_epoch=on_epoch,
         on_figures=CollapseAlarm(on_warning, stop=config.stop_on_collapse),
     )
-    return fit(task, config.fit, state)
+    finished = fit(task, config.fit, state)
+    processes.wait()  # the first one may still be saving what the others will read
+    return finished
 
 
 def embedding_task(
@@ -85,13 +89,14 @@ def embedding_task(
     Raises as ``train_embed`` does.
     """
     _check_classes(config, fitting)
+    config.check_held_out(len(held_out))
     if device.type == "cpu":
         keep_freed_memory()
     embedder = build_embedder(config, fitting.images).to(device)
     embedder = embedder.to(memory_format=torch.channels_last)
-    embedder.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
     processes = processes or Processes()
     processes.share_batch_norm(embedder)
+    embedder.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
     weights = [p for p in embedder.parameters() if p.requires_grad and p.ndim > 1]
     loss = EmbeddingLoss(
         config.objective,
@@ -117,7 +122,15 @@ def embedding_task(
 
 
 def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
-    """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures."""
+    """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures.
+
+    Raises ConfigError where dropout is wanted of a backbone that has none.
+    """
+    if config.embedder.dropout and config.embedder.backbone not in WITH_DROPOUT:
+        raise ConfigError(
+            f"--dropout does not go with an embedder on {config.embedder.backbone}; its backbone "
+            f"must be one of {', '.join(WITH_DROPOUT)}"
+        )
     mirror = config.embedder.mirror and config.augment.flip
     spec = dataclasses.replace(config.embedder, image_size=images.shape[1], mirror=mirror)
     return initial_network(Embedder, spec, config, images, config.fit.seed)[0]

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from retrieval.batches import small_side
+from retrieval.batches import PictureBatches, small_side
 from retrieval.network import Network
 from retrieval.run_config import TrainConfig
 from retrieval.structure import asked
@@ -27,6 +27,7 @@ class Trial:
     steps_per_epoch: int
     epochs: int
     small_epochs: int
+    runs: int
     peak_memory_bytes: int
     step_seconds: float
     data_seconds: float
@@ -37,6 +38,7 @@ class Trial:
     def lines(self) -> list[tuple[str, str]]:
         """What a person reads: name and text."""
         small = f", {self.small_epochs} of them of small pictures" if self.small_epochs else ""
+        runs = f"{self.runs} runs of " if self.runs > 1 else ""
         share = self.data_seconds / self.step_seconds
         return [
             ("parameters", f"{self.parameters:,} ({self.trained_parameters:,} are trained)"),
@@ -45,20 +47,28 @@ class Trial:
             ("memory, at most", f"{self.peak_memory_bytes / MIB:,.0f} MiB"),
             ("a step", f"{self.step_seconds:.3f} s ({share:.0%} of it preparing pictures)"),
             ("an epoch", f"{self.epoch_seconds:.0f} s"),
-            ("all epochs", f"{self.total_seconds / 60:.1f} minutes ({self.epochs} epochs{small}; "
+            ("all epochs", f"{self.total_seconds / 60:.1f} minutes ({runs}{self.epochs} epochs{small}; "
                            f"{self.total_flops:.2g} FLOPs), without validation"),
         ]  # fmt: skip
 
 
 def try_training(
-    task: Task, config: TrainConfig, pictures: int, batch: int, small_epochs: int = 0
+    task: Task,
+    config: TrainConfig,
+    pictures: int,
+    batch: int,
+    *,
+    small_epochs: int = 0,
+    runs: int = 1,
 ) -> Trial:
-    """Sizes and times of a run over this many pictures: one batch to warm up, two that are timed.
+    """Sizes and times of ``runs`` over this many pictures: one batch to warm up, two that are timed.
 
     Epochs of small pictures are reckoned by their FLOPs. Nothing is kept, and ``task`` is of no more
     use. Raises as ``fit`` does.
     """
     steps = task.batches.steps
+    if isinstance(task.batches, PictureBatches):
+        task.batches.small_epochs = 0  # all three see whole pictures
     records: list[dict[str, float]] = []
     task.batches.steps = 1  # three epochs of one step each
     task = dataclasses.replace(
@@ -74,7 +84,7 @@ def try_training(
     flops = flops_per_picture(task.module, task.module.spec.image_size, device)
     epochs = config.fit.epochs
     small = flops_per_picture(task.module, small_side(task.module), device) if small_epochs else 0
-    whole_epochs = epochs - small_epochs * (1 - small / flops)
+    whole_epochs = runs * (epochs - small_epochs * (1 - small / flops))
     return Trial(
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
@@ -84,6 +94,7 @@ def try_training(
         steps_per_epoch=steps,
         epochs=epochs,
         small_epochs=small_epochs,
+        runs=runs,
         peak_memory_bytes=_peak_memory(device),
         step_seconds=step,
         data_seconds=sum(r["data_seconds"] for r in timed) / len(timed),

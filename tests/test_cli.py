@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 from nasty_pictures import make_nasty_pictures
 from PIL import Image
 
+from index.gallery import Gallery
 from retrieval.cli import main
+from retrieval.protocols import labelled_queries
 
 TRAIN = ["--width", "8", "--embedding-dim", "8", "--epochs", "2", "--batch-size", "12",
          "--validation", "0.2", "--precision", "fp32", "--lr", "0.05"]  # fmt: skip
@@ -288,6 +290,31 @@ def test_queries_that_are_in_the_gallery_do_not_find_themselves(place: Path) -> 
     assert json.loads(ask)["figures"] == json.loads(alone)["figures"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gallery", "g", "--dataset", "digits"], "--dataset says nothing about a gallery"),
+        (["--gallery", "g", "--protocol", "leave-one-out"], "--protocol says nothing about a gallery"),
+        (["--model", "cifar10", "--dataset", "digits", "--queries", "x"],
+         "--queries says nothing about an embedder; it goes with a gallery"),
+        (["--model", "cifar10", "--dataset", "digits", "--tta", "flip"], "it goes with a classifier"),
+        (["--model", "cifar10", "--model", "cifar10", "--dataset", "digits"], "only if all are"),
+        (["--model", "cifar10"], "what is to be measured"),
+        (["--model", "cifar10", "--gallery", "g"], "what is to be measured"),
+        ([], "what is to be measured"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_evaluate_refuses_what_it_would_not_heed(options: list[str], message: str) -> None:
+    assert message in run("evaluate", *options, code=1).stderr
+
+
+def test_pictures_that_are_in_no_file_can_ask_a_gallery(place: Path) -> None:
+    asked = labelled_queries(Gallery.open(place / "g.gallery"), "digits")
+    assert len(asked.vectors) == len(asked.labels) == len(asked.ids) == 355
+    assert (asked.ids == -1).all()
+
+
 def test_a_folder_without_parts_does_not_find_itself(place: Path) -> None:
     ask = ["evaluate", "--model", place / "run", "--dataset", place / "pictures" / "test",
            "--data-dir", place / "data", "--json"]  # fmt: skip
@@ -447,14 +474,38 @@ def test_pictures_too_small_for_the_network_are_refused(place: Path, tmp_path: P
 def test_fine_tuning_takes_pictures_at_the_size_of_the_weights(place: Path, tmp_path: Path) -> None:
     data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
     run("train-embed", *data, "--out", tmp_path / "tuned", "--weights", "cifar10",
-        "--freeze", "stages.0", *TRAIN)  # fmt: skip
+        "--freeze", "stages.0", *TRAIN[2:])  # fmt: skip
     shown = json.loads(run("models", tmp_path / "tuned", "--json").stdout)
     assert shown["image_size"] == 32
     assert shown["backbone"] == "fast-resnet, width 64"
     failed = run(
         "train-embed", *data, "--out", tmp_path / "x", "--weights", "nowhere", *TRAIN, code=1
     )
-    assert "nowhere" in failed.output
+    assert "there is no model at nowhere" in failed.stderr
+    assert "Reading" not in failed.stderr  # before any picture is decoded
+    refused = run("train-embed", *data, "--out", tmp_path / "x", "--weights", "cifar10", "--width", 16,
+                  code=1)  # fmt: skip
+    assert "cifar10 was trained with --width 64, which --from continues, and 16" in refused.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_continued_network_brings_the_settings_that_suit_it(place: Path, tmp_path: Path) -> None:
+    data = ["--dataset", place / "pictures", "--data-dir", place / "data", "--epochs", 1]
+    run("train-classify", *data, "--out", tmp_path / "first", "--backbone", "lenet")
+    run("train-classify", *data, "--out", tmp_path / "second", "--from", tmp_path / "first")
+    one, two = (json.loads((tmp_path / n / "config.json").read_text()) for n in ("first", "second"))
+    assert two["fit"] == one["fit"]
+    assert two["fit"]["optimizer"] == "adamw"
+    assert two["classifier"]["backbone"] == "lenet"
+    refused = run("train-classify", *data, "--backbone", "resnet18", "--width", 16, code=1)
+    assert "the others take --width-factor" in refused.stderr
+
+
+def test_where_nothing_is_held_out_no_figure_is_made_up(place: Path, tmp_path: Path) -> None:
+    train = ["train-embed", "--dataset", place / "pictures", "--data-dir", place / "data",
+             "--out", tmp_path / "run", *TRAIN, "--epochs", 1, "--validation", 0]  # fmt: skip
+    assert "nothing was held out" in run(*train).stdout
+    assert json.loads(run(*train, "--overwrite", "--json").stdout)["recall_at_1"] is None
 
 
 def test_presets_are_defaults_that_options_change(place: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from PIL import Image
 
 from retrieval import datasets
 from retrieval.datasets import LabeledImages, load_dataset
-from retrieval.errors import DataError
-from retrieval.images import read_image
+from retrieval.errors import DataError, ImageError
+from retrieval.images import read_image, read_images
 
 
 def write(path: Path, colour: int = 0, size: tuple[int, int] = (40, 40)) -> Path:
@@ -79,6 +79,32 @@ def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "train", "gallery", "test"),
+    [
+        # Where both are said, the split says what is learnt from, the marks who asks whom.
+        ("path,label,split,is_query,is_gallery\n0.png,a,train,,\n1.png,b,train,,\n"
+         "2.png,a,validation,true,true\n3.png,b,test,false,true\n", "01", "0123", "2"),
+        ("path,label,split,is_query,is_gallery\n0.png,a,train,0,0\n1.png,b,train,0,0\n"
+         "2.png,a,val,1,0\n3.png,b,val,0,1\n", "01", "3", "2"),
+        # A query is not learnt from.
+        ("path,label,is_query\n0.png,a,0\n1.png,b,false\n2.png,a,1\n3.png,b,true\n",
+         "01", "0123", "23"),
+        ("path,label,is_gallery\n0.png,a,0\n1.png,b,1\n", "1", "1", "01"),
+        ("path,label\n0.png,a\n1.png,b\n", "01", "01", "01"),
+    ],
+)  # fmt: skip
+def test_what_is_learnt_searched_and_asked(
+    tmp_path: Path, text: str, train: str, gallery: str, test: str
+) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.png", number)
+    (tmp_path / "list.csv").write_text(text)
+    for split, expected in (("train", train), ("gallery", gallery), ("test", test)):
+        data = load_dataset(str(tmp_path / "list.csv"), data_dir=tmp_path, split=split)
+        assert "".join(p.stem for p in data.paths) == expected, split
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no column 'path'"),
@@ -86,6 +112,7 @@ def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
         ("path\n", "no column 'label'"),
         ("path,label\n,cat\n", "line 2: path or label is missing"),
         ("path,label\nx.png\n", "line 2: path or label is missing"),
+        ("path,label\nx.png,\n", "line 2: path or label is missing"),
         ("path,label,split\nx.png,a,dev\n", "line 2: split is 'dev'"),
         ("path,label,is_gallery\nx.png,a,maybe\n", "line 2: is_query and is_gallery"),
         ("path,label\n", "no pictures"),
@@ -121,6 +148,23 @@ def test_decoded_pictures_are_kept_until_a_file_changes(
     for file in (tmp_path / "decoded").glob("*.npy"):
         file.write_bytes(file.read_bytes()[:-5])  # damaged: decoded once more
     np.testing.assert_array_equal(load_dataset(str(tree), data_dir=tmp_path).images, changed.images)
+
+
+def test_what_could_not_be_read_is_tried_again(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader may have been installed since, a permission given: the file need not change."""
+
+    def unreadable(paths, *more):
+        for path, picture in read_images(paths, *more):
+            bad = path.name == "2.PNG" and path.parent.name == "a"
+            yield path, ImageError("no reader") if bad else picture
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.picture_cache.read_images", unreadable)
+        assert len(load_dataset(str(tree), data_dir=tmp_path).left_out) == 1
+    data = load_dataset(str(tree), data_dir=tmp_path)
+    assert (len(data), data.left_out) == (8, ())
 
 
 def test_large_sets_are_mapped(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

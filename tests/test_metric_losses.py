@@ -135,7 +135,10 @@ def test_settings_reach_the_loss() -> None:
     [
         ({"loss": "tripplet"}, "'tripplet'; it can be triplet, softmax, contrastive, .*CircleLoss"),
         ({"loss": "BaseMetricLossFunction"}, "it can be triplet"),
+        ({"loss": "VICRegLoss"}, "'VICRegLoss'; it can be triplet"),
+        ({"mining": "BaseMiner"}, "--mining is 'BaseMiner'; it can be all"),
         ({"loss": "supcon", "loss_options": "alpha=2"}, "is not JSON"),
+        ({"loss": "triplet", "loss_options": "alpha=2"}, "and --loss is triplet"),
         ({"loss": "supcon", "loss_options": "[2]"}, "must be a JSON object"),
         ({"loss": "supcon", "loss_options": '{"alfa": 2}'}, "do not suit --loss supcon: .*alfa"),
         ({"loss": "proxy-anchor", "memory": 64}, "--memory does not suit --loss proxy-anchor"),

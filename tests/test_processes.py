@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from retrieval.datasets import LabeledImages
 from retrieval.errors import ConfigError
-from retrieval.processes import Processes
+from retrieval.processes import Processes, SharedBatchNorm
 from retrieval.run_config import TrainEmbedConfig
-from retrieval.train_embed import build_embedder
+from retrieval.train_embed import build_embedder, embedding_task
 
 OPTIONS = [
     "--width", "8", "--embedding-dim", "8", "--epochs", "2", "--batch-size", "16", "--views", "2",
@@ -83,6 +84,43 @@ def test_a_process_alone_changes_nothing() -> None:
     module = nn.Sequential(nn.BatchNorm2d(2))
     assert type(alone.share_batch_norm(module)[0]) is nn.BatchNorm2d
     alone.wait()
+
+
+def test_frozen_batch_norm_stays_so_when_it_is_shared() -> None:
+    """The modules that are frozen must be those that take part."""
+    data = LabeledImages(
+        "made up", np.zeros((8, 17, 17, 3), np.uint8), np.arange(8) % 2, ("a", "b")
+    )
+    values = {"width": 8, "batch_size": 4, "freeze_batch_norm": True}
+    config = TrainEmbedConfig().with_values(values)
+    task = embedding_task(config, data, data, torch.device("cpu"), processes=Processes(0, 2))
+    task.module.train()
+    norms = [m for m in task.module.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(type(m) is SharedBatchNorm and not m.training for m in norms)
+
+
+def test_two_processes_train_a_classifier(tmp_path: Path) -> None:
+    """None reads what another is still writing."""
+    make_pictures(tmp_path / "pictures")
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command = [*torchrun, "-m", "retrieval", "train-classify", "--dataset", "pictures", "--out", "run",
+               "--width", "8", "--epochs", "1", "--batch-size", "16", "--folds", "2", "--json",
+               "--device", "cpu"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(tmp_path / "data"),
+             "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["accuracies"]) == 2
 
 
 def test_shares_cover_a_batch_or_are_refused() -> None:

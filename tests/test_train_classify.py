@@ -245,14 +245,15 @@ def test_training_stops_where_nothing_gets_better(tmp_path: Path) -> None:
 
 def test_patience_counts_epochs_without_a_better_score() -> None:
     config = config_of(**PLAIN, epochs=9, patience=2)
-    nothing = stripes(4).subset(np.arange(0))
     scores = iter([0.1, 0.5, 0.4, 0.6, 0.6, 0.2, 0.9, 0.9, 0.9])
-    task = classifying_task(config, stripes(40), nothing, CPU)
+    task = classifying_task(config, stripes(40), stripes(8), CPU)
     task.validate = lambda module: {"accuracy": next(scores)}
     records: list[dict] = []
     task.on_epoch = records.append
     assert fit(task, config.fit)
     assert [r["accuracy"] for r in records] == [0.1, 0.5, 0.4, 0.6, 0.6, 0.2]
+    with pytest.raises(ConfigError, match="--patience 2 watches held-out pictures"):
+        classifying_task(config, stripes(40), stripes(8).subset(np.arange(0)), CPU)
 
 
 def test_folds_share_all_pictures_and_give_mean_and_spread(tmp_path: Path) -> None:
@@ -278,6 +279,31 @@ def test_folds_share_all_pictures_and_give_mean_and_spread(tmp_path: Path) -> No
         stripes(2).fold(0, 3, 0)
     with pytest.raises(ConfigError, match="--folds is 1"):
         config_of(folds=1)
+
+
+def test_another_run_in_the_folder_leaves_no_fold_of_the_one_before(tmp_path: Path) -> None:
+    run, data = run_at(tmp_path), stripes(40)
+    cross_validate(config_of(**PLAIN, epochs=1, folds=3), data, run, device=CPU)
+
+    def interrupt(number: int) -> None:
+        raise KeyboardInterrupt
+
+    again = config_of(**PLAIN, epochs=2, folds=2)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(again, data, run, device=CPU, listener=Listener(on_fold=interrupt))
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+    assert run.config() == again
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_a_mistake_does_not_cost_the_run_that_is_there(tmp_path: Path, folds: int) -> None:
+    train(tmp_path, stripes(40), epochs=1)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    wrong = config_of(epochs=1, folds=folds, freeze="nothing")
+    learn = cross_validate if folds else train_classify
+    with pytest.raises(ConfigError, match="--freeze names 'nothing'"):
+        learn(wrong, stripes(40), run_at(tmp_path), device=CPU)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_networks_go_from_classifier_to_embedder_and_back(tmp_path: Path) -> None:

@@ -210,6 +210,23 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
         train(tmp_path, stripes(80), freeze="layer9")
 
 
+def test_a_mistake_does_not_cost_the_run_that_is_there(tmp_path: Path) -> None:
+    train(tmp_path, epochs=1)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for wrong, message in (
+        ({"freeze": "nothing"}, "--freeze names 'nothing'"),
+        ({"patience": 1, "validation": 0.0}, "--patience 1 watches held-out pictures"),
+        ({"dropout": 0.5}, "--dropout does not go with an embedder on fast-resnet"),
+        (
+            {"loss_options": '{"alpha": 2}'},
+            "--loss-options go with losses of pytorch-metric-learning",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(tmp_path, **wrong)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_training_goes_on_from_a_model_of_ours(tmp_path: Path) -> None:
     train(tmp_path / "first", stripes(80), epochs=2)
     source = load_embedder(tmp_path / "first")

@@ -30,7 +30,7 @@ def trial_of(config: TrainEmbedConfig, data: LabeledImages) -> Trial:
     fitting, held_out = data.holdout(config.validation, config.fit.seed)
     task = embedding_task(config, fitting, held_out, CPU)
     rows = len(task.batches(0, 0)[1])
-    return try_training(task, config, len(fitting), rows, small_epochs(config))
+    return try_training(task, config, len(fitting), rows, small_epochs=small_epochs(config))
 
 
 def test_a_trial_measures_and_leaves_no_trace() -> None:
@@ -58,6 +58,29 @@ def test_epochs_of_small_pictures_count_for_less() -> None:
     assert trial.small_epochs == 4
     share = trial.total_seconds / (trial.epoch_seconds * 10)
     assert 0.75 < share < 0.85  # 6 whole ones, 4 of about half the work
+    assert trial.runs == 1
+
+
+def test_the_timed_batches_are_whole_pictures_and_runs_add_up() -> None:
+    images = np.zeros((60, 32, 32, 3), np.uint8)
+    data = LabeledImages("black", images, np.arange(60) % 3, ("a", "b", "c"))
+    config = TrainEmbedConfig().with_values({**SMALL, "epochs": 10, "small_first": 0.9})
+    task = embedding_task(config, data, data, CPU)
+    sides: list[int] = []
+
+    def look(module: nn.Module, given: tuple[torch.Tensor]) -> None:
+        if module.training:  # and not when operations are counted
+            sides.append(given[0].shape[-1])
+
+    task.module.register_forward_pre_hook(look)
+    trial = try_training(task, config, 60, 20, small_epochs=9, runs=5)
+    assert sides == [32, 32, 32]
+    assert trial.total_seconds == pytest.approx(
+        5 * trial.epoch_seconds * trial.total_flops
+        / (5 * 3 * trial.flops_per_picture * 20 * trial.steps_per_epoch)
+    )  # fmt: skip
+    assert trial.total_seconds > 5 * trial.epoch_seconds
+    assert "5 runs of 10 epochs" in dict(trial.lines())["all epochs"]
 
 
 def test_the_command_prints_and_keeps_nothing(

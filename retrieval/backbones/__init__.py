@@ -37,6 +37,8 @@ PUBLISHED = (*RESNETS, *DENSENETS, *VGGS, "alexnet", "googlenet", "inception-v3"
 """Those of which torchvision publishes weights."""
 PLAIN = ("lenet", "alexnet", "nin", *VGGS, "vgg")
 """Those that were published without batch normalisation."""
+WITH_DROPOUT = ("nin", *DENSENETS)
+"""Those with dropout in the trunk; of the others the head of a classifier has it."""
 FITS = {
     "width_factor": tuple(n for n in NAMES if n not in ("fast-resnet", "inception-v3", *BASELINES)),
     "blocks": ("vgg",),

@@ -29,7 +29,6 @@ FEW_PAIRS = 100
 )
 @click.option(
     "--queries",
-    type=click.Path(path_type=Path),
     help="Folder of class folders, or CSV file, of pictures that ask. Without it the gallery's own "
     "pictures ask for each other.",
 )
@@ -39,7 +38,7 @@ FEW_PAIRS = 100
 def calibrate(
     gallery_path: Path | None,
     target: float,
-    queries: Path | None,
+    queries: str | None,
     device: str,
     wait: float,
     as_json: bool,
@@ -66,7 +65,7 @@ def calibrate(
         from retrieval.device import choose_device
         from retrieval.protocols import labelled_queries
 
-        asked = labelled_queries(gallery, queries, choose_device(device))
+        asked = labelled_queries(gallery, queries, device=choose_device(device))
     with Progress("Comparing", None, "pictures") as progress:
         found = find(gallery, target, asked, on_progress=progress.set_of)
     with gallery.writer(wait) as writer:

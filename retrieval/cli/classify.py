@@ -7,6 +7,7 @@ import click
 
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
 from retrieval.cli.runs import (
+    MEASURED,
     begin,
     configuration,
     data_dir_option,
@@ -38,7 +39,14 @@ views_option = click.option(
 
 @click.command("train-classify")
 @preset_option
-@config_options(TrainClassifyConfig, ClassifierSpec, ClassLossConfig, FitConfig, AugmentConfig)
+@config_options(
+    TrainClassifyConfig,
+    ClassifierSpec,
+    ClassLossConfig,
+    FitConfig,
+    AugmentConfig,
+    leave_out=MEASURED,
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/classify-DATASET]"
 )
@@ -149,11 +157,9 @@ def _print_result(run: "ClassifierRun", result: dict[str, Any], as_json: bool) -
         )
     else:
         found = result["accuracy"]
-        told = (
-            "nothing was held out"
-            if found is None
-            else f"accuracy {found:.3f} on held-out pictures"
-        )
+        told = "nothing was held out"
+        if found is not None:
+            told = f"accuracy {found:.3f} on held-out pictures"
         click.echo(f"{run.folder}: {told}")
         say(f"Next: retrieval classify photo.png --model {run.folder}")
 

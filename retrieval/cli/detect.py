@@ -9,6 +9,7 @@ import click
 from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
 from retrieval.cli.runs import (
+    MEASURED,
     configuration,
     dry_run_option,
     overwrite_option,
@@ -30,7 +31,9 @@ TUNING_LR = 5e-4
 
 
 @click.command("train-detect")
-@config_options(TrainDetectConfig, DetectorSpec, TrainDetectConfig().fit, BoxAugmentConfig)
+@config_options(
+    TrainDetectConfig, DetectorSpec, TrainDetectConfig().fit, BoxAugmentConfig, leave_out=MEASURED
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/detect-DATASET]"
 )

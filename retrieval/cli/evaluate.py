@@ -9,6 +9,14 @@ from retrieval.cli.classify import views_option
 from retrieval.cli.options import device_option, json_option, print_json, say
 from retrieval.errors import ConfigError
 
+GOES_WITH = {
+    "a gallery": {"queries", "ks", "ties", "confidence", "data_dir"},
+    "an embedder": {"dataset", "protocol", "ks", "ties", "confidence", "data_dir"},
+    "a classifier": {"dataset", "views", "confusion", "data_dir"},
+    "a detector": {"dataset", "masks"},
+}
+"""What can be said of each thing that is measured."""
+
 
 class Ranks(click.ParamType):
     """Comma-separated ranks, such as 1,2,4,8."""
@@ -40,7 +48,6 @@ class Ranks(click.ParamType):
 )
 @click.option(
     "--queries",
-    type=click.Path(path_type=Path),
     help="With --gallery: folder of class folders, or CSV file, of query pictures. Without it the "
     "gallery's own pictures ask for each other.",
 )
@@ -75,7 +82,7 @@ def evaluate(
     models: tuple[Path, ...],
     dataset: str | None,
     gallery_path: Path | None,
-    queries: Path | None,
+    queries: str | None,
     protocol: str,
     ks: tuple[int, ...],
     ties: str,
@@ -112,31 +119,30 @@ def evaluate(
     from retrieval.device import choose_device
 
     options: dict[str, Any] = {"ks": ks, "ties": ties, "confidence": confidence}
-    kind = kind_of_model(models[0]) if models else None
-    asks_classifier = kind == "classifier"
-    if masks and kind != "detector":
-        raise ConfigError("--masks goes with detectors alone")
-    if not asks_classifier and (confusion is not None or views != "none" or len(models) > 1):
-        raise ConfigError("--confusion, --tta and more than one --model go with classifiers alone")
-    if models and dataset is not None:
-        _tell_if_learnt(models[0], dataset, kind)
-    if gallery_path is not None and not models:
-        report: Any = protocols.evaluate_gallery(
-            gallery_path, queries, device=choose_device(device), **options
-        )
-    elif models and dataset is not None and gallery_path is None and asks_classifier:
-        report = _evaluate_classifiers(models, dataset, views, confusion, data_dir, device)
-    elif models and dataset is not None and gallery_path is None and kind == "detector":
-        report = _evaluate_detector(models[0], dataset, masks, device)
-    elif models and dataset is not None and gallery_path is None:
-        say(f"Embedding {dataset} with {models[0]}")
-        report = protocols.evaluate_model(
-            models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device), **options
-        )
-    else:
+    if bool(models) == (gallery_path is not None) or (models and dataset is None):
         raise ConfigError(
             "what is to be measured? Give --model RUN with --dataset DATA, or --gallery FOLDER "
             "(with --queries FOLDER, if the gallery is not to ask itself)"
+        )
+    kind = kind_of_model(models[0]) if models else None
+    subjects = {"classifier": "a classifier", "detector": "a detector"}
+    _check_options("a gallery" if gallery_path else subjects.get(kind or "", "an embedder"))
+    if len(models) > 1 and kind != "classifier":
+        raise ConfigError("more than one --model can be asked together only if all are classifiers")
+    if dataset is not None:
+        _tell_if_learnt(models[0], dataset, kind)
+    if gallery_path is not None:
+        report: Any = protocols.evaluate_gallery(
+            gallery_path, queries, data_dir=data_dir, device=choose_device(device), **options
+        )
+    elif dataset is not None and kind == "classifier":
+        report = _evaluate_classifiers(models, dataset, views, confusion, data_dir, device)
+    elif dataset is not None and kind == "detector":
+        report = _evaluate_detector(models[0], dataset, masks, device)
+    elif dataset is not None:
+        say(f"Embedding {dataset} with {models[0]}")
+        report = protocols.evaluate_model(
+            models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device), **options
         )
     if out is not None:
         write_atomically(out, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
@@ -144,6 +150,19 @@ def evaluate(
         print_json(report.to_dict())
     else:
         click.echo(report.table())
+
+
+def _check_options(subject: str) -> None:
+    """Raises ConfigError where an option was given that says nothing about what is measured."""
+    context = click.get_current_context()
+    given = click.core.ParameterSource.COMMANDLINE
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        fitting = [thing for thing, names in GOES_WITH.items() if name in names]
+        if fitting and subject not in fitting and context.get_parameter_source(name) == given:
+            raise ConfigError(
+                f"{parameter.opts[0]} says nothing about {subject}; it goes with {' or '.join(fitting)}"
+            )
 
 
 def _tell_if_learnt(model: Path, dataset: str, kind: str | None) -> None:

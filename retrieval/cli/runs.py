@@ -22,6 +22,9 @@ T = TypeVar("T", bound=TrainConfig)
 WEIGHTS_SIZE = 224
 """The size of pictures that published weights were trained with."""
 
+MEASURED = ("mean", "std")
+"""Settings of a network that are taken from its pictures, or its weights, whatever was said."""
+
 preset_option = click.option(
     "--preset",
     type=click.Choice(sorted(PRESETS)),
@@ -43,10 +46,6 @@ overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a run that is there already."
 )
 
-dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Train two batches, print sizes and times, keep nothing."
-)
-
 
 def suited(
     config: TrainConfig,
@@ -56,8 +55,32 @@ def suited(
 ) -> dict[str, Any]:
     """What suits the preset, the backbone and the data set that ``values`` name, if they do."""
     dataset = DATASET_SETTINGS.get(values.get("dataset", config.dataset), {})
-    backbone = values.get("backbone", config.network.backbone)
+    backbone = values.get("backbone", continued(values).get("backbone", config.network.backbone))
     return {**PRESETS[preset], **backbone_settings.get(backbone, {}), **dataset}
+
+
+def continued(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network is where ``values`` name a model of ours to go on from, else nothing.
+
+    Raises ConfigError where ``values`` ask for another network beside it.
+    """
+    import dataclasses
+
+    from retrieval.checkpoint import kind_of_model, network_spec
+    from retrieval.errors import ConfigError
+    from retrieval.initial_network import CONTINUED
+
+    weights = values.get("weights")
+    if weights is None or kind_of_model(Path(weights)) is None:
+        return {}
+    spec = dataclasses.asdict(network_spec(Path(weights)))
+    for name in sorted(CONTINUED & set(values)):
+        if values[name] != spec[name]:
+            raise ConfigError(
+                f"{weights} was trained with --{name.replace('_', '-')} {spec[name]}, which --from "
+                f"continues, and {values[name]} was given; leave it out, or leave out --from"
+            )
+    return {name: spec[name] for name in CONTINUED}
 
 
 def configuration(
@@ -86,21 +109,31 @@ def configuration(
             f"{run.folder} holds a run already; give --resume to continue it, --overwrite to "
             "replace it, or another --out"
         )
-    values = {**suiting, **values}
-    config = run.kind().with_values(values)
-    if "image_size" in values:
+    network = continued(values)
+    config = run.kind().with_values({**suiting, **network, **values})
+    # Presets set a width whatever the network is; a person who gives it means something by it.
+    if "width" in values and config.network.backbone != "fast-resnet":
+        raise ConfigError(
+            "--width goes with --backbone fast-resnet alone; the others take --width-factor"
+        )
+    if "image_size" in suiting or "image_size" in values:
         return config, config.network.image_size
     return config, size_of_weights(config.weights)
 
 
 def size_of_weights(weights: str | None) -> int | None:
-    """The side of the pictures that these weights were trained with."""
+    """The side of the pictures that these weights were trained with.
+
+    Raises CheckpointError where they are neither published, nor a model of ours, nor a file.
+    """
     from retrieval.checkpoint import kind_of_model, network_spec
 
     if weights is None:
         return None
-    ours = weights != "imagenet" and kind_of_model(Path(weights)) is not None
-    return network_spec(Path(weights)).image_size if ours else WEIGHTS_SIZE
+    path = Path(weights)
+    # A folder, and what does not exist, can be nothing but a model of ours.
+    ours = path.is_dir() or not path.exists() or kind_of_model(path) is not None
+    return network_spec(path).image_size if weights != "imagenet" and ours else WEIGHTS_SIZE
 
 
 def read_data(
@@ -172,7 +205,14 @@ def try_out(
     from retrieval.batches import small_epochs
     from retrieval.trial import try_training
 
-    fitting, held_out = data.holdout(config.validation, config.fit.seed)
+    folds = getattr(config, "folds", 0)
+    if folds:
+        fitting, held_out = data.fold(0, folds, config.fit.seed)
+    else:
+        fitting, held_out = data.holdout(config.validation, config.fit.seed)
     task = make_task(config, fitting, held_out, device)
     rows = len(task.batches(0, 0)[1])
-    print_trial(try_training(task, config, len(fitting), rows, small_epochs(config)), as_json)
+    trial = try_training(
+        task, config, len(fitting), rows, small_epochs=small_epochs(config), runs=folds or 1
+    )
+    print_trial(trial, as_json)

@@ -8,6 +8,7 @@ import click
 
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
 from retrieval.cli.runs import (
+    MEASURED,
     begin,
     configuration,
     data_dir_option,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 @click.command("train-embed")
 @preset_option
-@config_options(TrainEmbedConfig, EmbedderSpec, LossConfig, FitConfig, AugmentConfig)
+@config_options(
+    TrainEmbedConfig, EmbedderSpec, LossConfig, FitConfig, AugmentConfig, leave_out=MEASURED
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/embed-DATASET]"
 )
@@ -138,12 +141,15 @@ def _print_result(run: "Run", as_json: bool) -> None:
 
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    best = max((r.get("recall_at_1", 0.0) for r in records), default=0.0)
+    best = max((r["recall_at_1"] for r in records if "recall_at_1" in r), default=None)
     result = {"run": str(run.folder), "epochs": len(records), "recall_at_1": best}
     if as_json:
         print_json(result)
     else:
-        click.echo(f"{run.folder}: recall@1 {best:.3f} on held-out pictures")
+        told = "nothing was held out"
+        if best is not None:
+            told = f"recall@1 {best:.3f} on held-out pictures"
+        click.echo(f"{run.folder}: {told}")
         say(f"Next: retrieval build-index PICTURES --model {run.folder} --out photos.gallery")
 
 
