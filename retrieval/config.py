@@ -122,8 +122,9 @@ class FitConfig(Checked):
     epochs: int = choice(16, "passes over the training pictures", at_least=1)
     optimizer: str = choice(
         "nesterov",
-        "update rule",
-        choices=("sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw"),
+        "update rule; muon is nesterov, but filters of convolutions turn in all directions alike "
+        "(goes well with --averaging none --warmup 0)",
+        choices=("sgd", "nesterov", "muon", "adagrad", "rmsprop", "adam", "adamw"),
     )
     lr: float = choice(0.37, "highest learning rate", at_least=1e-9, at_most=1000)
     head_lr: float | None = choice(
@@ -133,7 +134,9 @@ class FitConfig(Checked):
         at_least=0.001,
         at_most=1000,
     )
-    momentum: float = choice(0.85, "momentum of sgd, nesterov, rmsprop", at_least=0, at_most=0.9999)
+    momentum: float = choice(
+        0.85, "momentum of sgd, nesterov, muon (but filters), rmsprop", at_least=0, at_most=0.9999
+    )
     weight_decay: float = choice(
         1.3e-3,
         "the optimiser's weight decay on convolutions and projections",

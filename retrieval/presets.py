@@ -3,7 +3,14 @@
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"width": 32, "epochs": 7},
+    "fast": {
+        "width": 32,
+        "epochs": 7,
+        "optimizer": "muon",
+        "averaging": "none",
+        "warmup": 0.0,
+        "weight_decay": 0.0,
+    },
     "default": {},
     "best": {"width": 128, "epochs": 60, "crop_padding": 4, "cutout": 8},
 }
@@ -29,10 +36,11 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
 # The defaults suit fast-resnet. Networks without batch normalisation bear small steps only.
 PLAIN_SETTINGS: dict[str, Any] = {
     "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "averaging": "none", "clip_norm": 1.0,
-    "batch_size": 128,
+    "batch_size": 128, "warmup": 0.23,
 }  # fmt: skip
 DEEP_SETTINGS: dict[str, Any] = {
     "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "averaging": "none", "batch_size": 128,
+    "warmup": 0.23,
 }  # fmt: skip
 PLAIN = ("lenet", "alexnet", "nin", "vgg", "vgg11", "vgg13", "vgg16", "vgg19", "softmax", "logistic",
          "mlp")  # fmt: skip

@@ -213,7 +213,8 @@ class _Progress:
         if self.config.clip_norm:
             parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
             nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
-        self.optimizer.step()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):  # muon multiplies
+            self.optimizer.step()
 
     def _update_average(self, done: int, total_steps: int) -> None:
         """Take the step's weights into the average; of look-ahead, go on from it.
