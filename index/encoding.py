@@ -19,24 +19,32 @@ COMPARED = 20_000
 def learn_storage(snapshot: Snapshot, key: str, seed: int = 0) -> tuple[Storage, dict[str, Any]]:
     """Storage as codes that suit the vectors of a snapshot, and what they are worth.
 
-    Raises IndexKeyError for a key that is no code, GalleryError where there is nothing to learn from
-    or the vectors are codes already.
+    Raises as ``check_encoding``.
     """
+    check_encoding(snapshot, key)
     dim, metric = snapshot.settings["dim"], snapshot.settings["metric"]
     code = CodeKey.parse(key, dim)
-    if snapshot.storage.codebook is not None:
-        raise GalleryError(
-            f"the vectors are stored as {snapshot.storage.name} already, and cannot become {key}; "
-            "build the gallery again"
-        )
     order = np.random.default_rng(seed).permutation(snapshot.living_ids())
-    if len(order) == 0:
-        raise GalleryError(f"there are no vectors to learn {key} from; add pictures first")
     held = np.sort(order[: min(ASKED, len(order) // 20)])
     sample = np.sort(order[len(held) :][:TRAIN_ROWS])
     vectors = snapshot.vectors_of(sample)
     storage = Storage(key, dim, metric, code.learn(vectors, seed))
     return storage, _worth(storage, snapshot.vectors_of(held), vectors[:COMPARED])
+
+
+def check_encoding(snapshot: Snapshot, key: str) -> None:
+    """Raises IndexKeyError for a key that is no code, GalleryError where vectors cannot become it.
+
+    That is where there are none to learn from, or they are other codes already.
+    """
+    CodeKey.parse(key, snapshot.settings["dim"])
+    if snapshot.storage.codebook is not None and snapshot.storage.name != key:
+        raise GalleryError(
+            f"the vectors are stored as {snapshot.storage.name} already, and cannot become {key}; "
+            "build the gallery again"
+        )
+    if snapshot.n_items == 0:
+        raise GalleryError(f"there are no vectors to learn {key} from; add pictures first")
 
 
 def _worth(storage: Storage, held: np.ndarray, vectors: np.ndarray) -> dict[str, Any]:

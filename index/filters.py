@@ -22,10 +22,10 @@ from index.dates import Span, span_of
 from index.errors import FilterError
 
 OWN_COLUMNS = ("id", "path", "label", "size", "modified")
-TEXT_COLUMNS = ("path", "label")
+NUMBER_COLUMNS = {"id": "a whole number", "size": "a number of bytes"}
 TOKEN = re.compile(
     r"""\s*(?:(?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<name>`[^`]+`)
-    |(?P<number>[-+]?\d+(?:\.\d+)?(?![\w.:+-]))|(?P<operator><=|>=|!=|<>|[=<>(),])
+    |(?P<number>[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.:+-]))|(?P<operator><=|>=|!=|<>|[=<>(),])
     |(?P<word>[^\s'"`<>=!(),]+))""",
     re.VERBOSE,
 )
@@ -146,7 +146,7 @@ class _Parser:
                 raise FilterError(
                     "--where: modified is a time; compare it with =, <, > … and a date"
                 )
-            return f"{self.text_of(column)} {negated}LIKE {self.parameter(self.value(column))}"
+            return f"{self.text_of(column)} {negated}LIKE {self.parameter(self.pattern())}"
         if self.take_word("in"):
             return f"{negated}{self.listed(column, self.values(column))}"
         raise self.error("=, !=, <, <=, >, >=, like, in, or is")
@@ -210,8 +210,8 @@ class _Parser:
         return f"CAST({self.extract(column)} AS TEXT)"
 
     def extract(self, column: _Column) -> str:
-        path = '$."' + column.name.replace('"', '\\"') + '"'
-        return f"json_extract(metadata, {self.parameter(path)})"
+        # Not by a path of json_extract, which takes names as they are written: G\u00f6, not Gö.
+        return f"(SELECT value FROM json_each(metadata) WHERE key = {self.parameter(column.name)})"
 
     def number_of(self, column: _Column) -> str:
         """A metadata column as a number, NULL where it is none: from CSV files all of it is text.
@@ -226,19 +226,29 @@ class _Parser:
         self.parameters.append(value)
         return "?"
 
-    def value(self, column: _Column) -> Any:
-        """The next token as what it is compared as: a text, a number or a span of time."""
+    def token_of_value(self) -> tuple[str, str]:
+        """Kind and text, without quotes, of the next token."""
         token = self.peek()
         if token is None or token[0] not in ("string", "number", "word"):
             raise self.error("a value")
         self.position += 1
         kind, text = token
-        if kind == "string":
-            text = text[1:-1].replace(text[0] * 2, text[0])
+        return kind, text[1:-1].replace(text[0] * 2, text[0]) if kind == "string" else text
+
+    def pattern(self) -> str:
+        """The next token as a text that like compares with."""
+        return self.token_of_value()[1]
+
+    def value(self, column: _Column) -> Any:
+        """The next token as what it is compared as: a text, a number or a span of time."""
+        kind, text = self.token_of_value()
         if column.is_time:
             return span_of(text)
-        if kind == "number" and not (column.own and column.name in TEXT_COLUMNS):
-            return float(text) if "." in text else int(text)
+        if column.own and column.name in NUMBER_COLUMNS:
+            # Beside a number SQLite would take a text for larger than all of them.
+            return _number(text, f"{column.name} is {NUMBER_COLUMNS[column.name]}")
+        if kind == "number" and not column.own:
+            return _number(text, column.name)
         return text
 
     def values(self, column: _Column) -> list[Any]:
@@ -254,3 +264,12 @@ class _Parser:
                 f"--where lists {len(values)} values; at most {MAX_VALUES} are possible"
             )
         return values
+
+
+def _number(text: str, what: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise FilterError(f"--where: {what}, and cannot be compared with {text!r}")

@@ -59,6 +59,12 @@ class Limits:
             if value is not None and not (0 < value <= (1 if name == "recall" else np.inf)):
                 raise BudgetError(f"{name} is {value}; it has to be above 0, and recall at most 1")
 
+    def __str__(self) -> str:
+        """As options of the command line."""
+        options = {"max-index-memory-usage": self.max_bytes, "max-query-time-ms": self.max_query_ms,
+                   "recall-target": self.recall}  # fmt: skip
+        return " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:

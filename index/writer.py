@@ -33,12 +33,12 @@ from index.gallery import Gallery
 from index.items import Item, NewItem
 from index.lock import take_lock
 from index.neighbors import prepare
-from index.planner import Limits, Report
+from index.planner import Limits, Report, check_budget
 from index.shards import FileRecord, Shard, write_array, write_file
 from index.storage import Storage
 from index.stored_index import positions_file
 from index.upkeep import NewIndex, index_due
-from index.vector_index import check_key, write_index
+from index.vector_index import AUTO, check_key, write_index
 
 OURS = re.compile(r"(vectors|ids|codebook)-\d+\.npy|index-\d+(\.faiss|-positions\.npy)|\..+\.part")
 """Names of files that a writer makes: of these, those that no commit knows of are swept."""
@@ -178,6 +178,10 @@ class GalleryWriter:
         Raises as ``refresh_index``, and then leaves all as it was.
         """
         check_key(key, self.gallery.metric, self.gallery.dim)
+        snapshot = self.gallery.snapshot
+        if key == AUTO:
+            row_bytes = snapshot.storage.row_bytes
+            check_budget(snapshot.n_items, self.gallery.dim, self.gallery.metric, row_bytes, limits)
         self._join()
         new = index_due(self.gallery.snapshot, key, limits, report, anew=True)
         self._store_index(new, index_key=key, limits=dataclasses.asdict(limits))

@@ -1,5 +1,6 @@
 """Filling galleries with pictures, keeping them in step with folders, and emptying them."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -76,9 +77,12 @@ def open_or_create(
                 )
         _check_objects(gallery, kind, ["detector", *(object_options or {})])
         if limits is not None and gallery.limits != limits:
-            raise GalleryError(
-                f"{out} was made with other limits than {limits}; change them with: retrieval tune"
-            )
+            if len(gallery):
+                raise GalleryError(
+                    f"{out} was made with {gallery.limits}; change that with: retrieval tune {limits}"
+                )
+            with gallery.writer() as writer:  # it may be empty because of these very limits
+                writer.note(limits=dataclasses.asdict(limits))
         return gallery
     return create_gallery(
         out,
@@ -260,14 +264,16 @@ def remove_pictures(
     where: str | None,
     wait: float = 0.0,
 ) -> int:
-    """Remove pictures by path (a folder: all below it), by id, and by filter; how many there were.
+    """Remove pictures by path (a folder: all below it), by id, or by filter; how many there were.
 
-    Raises DataError for a path or an id that is not in the gallery.
+    With a filter and paths or ids, those of them of which the filter holds. Raises DataError for a
+    path or an id that is not in the gallery.
     """
     with gallery.writer(wait) as writer:
         chosen = _chosen(gallery, pictures, ids)
         if where is not None:
-            chosen |= {int(i) for i in gallery.matching(where)}
+            matching = {int(i) for i in gallery.matching(where)}
+            chosen = chosen & matching if pictures or ids else matching
         removed = writer.remove(sorted(chosen))
         writer.refresh_index()
     return removed

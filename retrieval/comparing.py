@@ -11,7 +11,7 @@ from index.items import Item, NewItem
 from index.parts import split_part
 from retrieval.errors import DataError, ImageError
 from retrieval.images import content_hash
-from retrieval.objects import relisted
+from retrieval.objects import relisted, still_known
 from retrieval.pictures import Picture
 
 BLOCK = 500
@@ -54,6 +54,10 @@ def mark_of(path: Path) -> Mark | None:
 
 def compare(gallery: Gallery, pictures: Sequence[Picture]) -> Changes:
     """Changes for a gallery to hold these pictures; what else it holds is left alone."""
+    return _replaced(gallery, _compare(gallery, pictures))
+
+
+def _compare(gallery: Gallery, pictures: Sequence[Picture]) -> Changes:
     changes = Changes()
     for start in range(0, len(pictures), BLOCK):
         block = [(stored_path(gallery, p.path), p) for p in pictures[start : start + BLOCK]]
@@ -66,6 +70,7 @@ def compare(gallery: Gallery, pictures: Sequence[Picture]) -> Changes:
                 changes.embed.append(picture)
                 changes.stale |= {path: items} if items else {}
             else:
+                picture = _still_known(gallery, picture, items)
                 now = _as_listed(gallery, items, path, picture, mark)
                 told = [(item.label, item.metadata) for item in items]
                 relabelled = [(item.label, item.metadata) for item in now] != told
@@ -83,7 +88,7 @@ def compare_folders(
     A picture whose content was elsewhere before has moved: it keeps its id and vector. Raises
     DataError where everything would go because there is no picture in the folders at all.
     """
-    changes = compare(gallery, pictures)
+    changes = _compare(gallery, pictures)
     listed = {stored_path(gallery, picture.path) for picture in pictures}
     inside = lies_in(gallery, folders)
     vanished: dict[str, list[int]] = {}
@@ -98,6 +103,15 @@ def compare_folders(
             "to remove the pictures from the gallery, use: retrieval remove"
         )
     _find_moves(gallery, changes, vanished)
+    return _replaced(gallery, changes)
+
+
+def _replaced(gallery: Gallery, changes: Changes) -> Changes:
+    """The same, with what is known of pictures that are embedded anew because they have changed."""
+    changes.embed = [
+        _still_known(gallery, p, changes.stale.get(stored_path(gallery, p.path), []))
+        for p in changes.embed
+    ]
     return changes
 
 
@@ -126,6 +140,14 @@ def _hash(file: Path) -> str:
         return ""
 
 
+def _still_known(gallery: Gallery, picture: Picture, items: Items) -> Picture:
+    """The picture with what the gallery knows of it by these items, where its listing knows less."""
+    if not items:
+        return picture
+    file, box = gallery.place_of(items[0].path)
+    return still_known(picture, items[0], gallery.image_root / file, part=box is not None)
+
+
 def _as_listed(gallery: Gallery, items: Items, path: str, picture: Picture, mark: Mark) -> Items:
     """The items of a file as they are to be now that it has this path and is listed so."""
     return [
@@ -147,6 +169,7 @@ def _find_moves(gallery: Gallery, changes: Changes, vanished: dict[str, list[int
             embed.append(picture)
             continue
         old, items = found.pop(0)
+        picture = _still_known(gallery, picture, items)
         changes.updates += _as_listed(gallery, items, path, picture, mark)
         changes.moved += 1
         targets.add(path)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from retrieval.detection.detections import Detections
+from retrieval.fonts import label_font
 
 READABLE = 480
 """Pictures whose longer side is shorter are enlarged, by a whole number, so that labels can be read."""
@@ -36,7 +37,7 @@ def draw_objects(picture: np.ndarray, found: Detections, classes: Sequence[str])
     canvas = Image.fromarray(picture).resize((width * factor, height * factor))
     draw = ImageDraw.Draw(canvas)
     side = max(canvas.size)
-    line, font = max(round(side / 320), 2), ImageFont.load_default(max(round(side / 45), 13))
+    line, font = max(round(side / 320), 2), label_font(max(round(side / 45), 13))
     for row in reversed(range(len(found))):
         box = tuple(float(x) * factor for x in found.boxes[row])
         colour = class_colour(int(found.labels[row]))

@@ -24,6 +24,7 @@ from index.items import Item, NewItem
 from index.neighbors import prepare
 from index.new_gallery import create_gallery
 from index.shards import write_array
+from index.vector_index import AUTO
 from index.writer import GalleryWriter
 from retrieval.checkpoint import MODEL_FILE, embedder_id, model_file
 from retrieval.errors import DataError
@@ -163,10 +164,15 @@ def open_or_create(
         content = {MODEL_FILE: model_file(model).read_bytes()} if model else {}
         return create_gallery(
             out, dim=source.dim, metric=metric, embedder_id=identity, model=content, dtype=dtype,
-            image_root=images or source.folder, objects=source.objects,
+            image_root=images or source.folder, objects=source.objects, index_key=AUTO,
         )  # fmt: skip
     gallery = Gallery.open(out)
     gallery.check_model(identity, str(model or source.folder))
+    if model is not None and not gallery.has_model:
+        raise GalleryError(
+            f"{out} was imported without a model; import into another gallery with --model, or replace "
+            "this one with --overwrite"
+        )
     wanted = {"metric": metric, "dim": source.dim, "dtype": dtype}
     for name, value in wanted.items():
         if gallery.settings[name] != value:

@@ -127,7 +127,7 @@ class Filler:
         except ImageError as error:  # else it has gone in the meantime
             self._fail([(picture.path, str(error))])
             return None
-        return NewItem(path, content, size, mtime_ns, picture.label, picture.metadata)
+        return NewItem(path, content, size, mtime_ns, picture.label, picture.metadata or {})
 
     def _fail(self, failures: Sequence[tuple[Path, str]]) -> None:
         self.failures += [(stored_path(self.gallery, path), reason) for path, reason in failures]

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from retrieval.errors import DataError
 from retrieval.images import find_images
@@ -12,11 +13,14 @@ from retrieval.images import find_images
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture file to be indexed."""
+    """A picture file to be indexed.
+
+    Without ``metadata`` nothing is known of it but the folder that it lies in, which is its label.
+    """
 
     path: Path
     label: str | None = None
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] | None = None
 
 
 def list_pictures(sources: Iterable[Path], labels_from_folder: bool = True) -> list[Picture]:
@@ -31,7 +35,7 @@ def list_pictures(sources: Iterable[Path], labels_from_folder: bool = True) -> l
             pictures: Iterable[Picture] = _rows(source)
         else:
             pictures = (
-                Picture(path, _folder_name(path) if labels_from_folder else None)
+                Picture(path, folder_name(path) if labels_from_folder else None)
                 for path in find_images([source])
             )
         for picture in pictures:
@@ -39,7 +43,8 @@ def list_pictures(sources: Iterable[Path], labels_from_folder: bool = True) -> l
     return [dataclasses.replace(picture, path=path) for path, picture in found.items()]
 
 
-def _folder_name(path: Path) -> str:
+def folder_name(path: Path) -> str:
+    """The name of the folder that a file lies in."""
     return Path(os.path.abspath(path)).parent.name
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from index.atomic import write_atomically
+from retrieval.fonts import label_font
 
 TILE = 128
 GAP = 12
@@ -86,7 +87,7 @@ def _draw_tile(
     if tile.good is not None:
         edge = (x - 3, y - 3, x + picture.width + 2, y + picture.height + 2)
         draw.rectangle(edge, outline=GOOD if tile.good else BAD, width=3)
-    font = ImageFont.load_default(12)
+    font = label_font(12)
     text = _cut(tile.caption, TILE, draw, font)
     draw.text((left + TILE / 2, top + TILE + 5), text, fill=INK, font=font, anchor="ma")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from index.errors import GalleryError
 from index.gallery import Gallery
 from index.parts import Box, part_name
 from index.within import check_distance
@@ -102,8 +103,17 @@ class Searcher:
 
     @functools.cached_property
     def embedder(self) -> "Embedder":
-        """The gallery's own model. Raises ModelMismatch where its files are not those of it."""
+        """The gallery's own model.
+
+        Raises GalleryError where there is none, ModelMismatch where its files are not those of it.
+        """
         from retrieval.checkpoint import embedder_id, load_embedder
+
+        if not self.gallery.has_model:
+            raise GalleryError(
+                f"{self.gallery.path} was imported without a model, so that only its own pictures and "
+                "vectors can ask; import into another gallery with --model"
+            )
 
         folder = self.gallery.path / "model"
         embedder = load_embedder(folder)

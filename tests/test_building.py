@@ -187,7 +187,10 @@ def test_removing_by_path_folder_id_and_filter(tmp_path: Path, model: Path, pict
     assert remove_pictures(gallery, [pictures / "a" / "0.png"], [], None) == 1
     assert remove_pictures(gallery, [pictures / "b"], [], None) == 4
     last = max(i.id for i in gallery.all_items())
-    assert remove_pictures(gallery, [], [last], "path like 'a/%'") == 4
+    # With paths or ids a filter chooses among them.
+    assert remove_pictures(gallery, [pictures / "c"], [last], "path like 'a/%'") == 0
+    assert remove_pictures(gallery, [pictures / "c"], [], f"id = {last}") == 1
+    assert remove_pictures(gallery, [], [], "path like 'a/%'") == 3
     with pytest.raises(DataError, match="nothing was removed"):
         remove_pictures(gallery, [pictures / "c", pictures / "b"], [], None)
     assert len(gallery) == 3

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -233,11 +234,45 @@ def test_codes_are_searched_and_can_be_all_that_is_stored(place: Path, tmp_path:
     assert len(json.loads(run("query", photo, "--gallery", gallery, "--json").stdout)) >= 1
     other = run("tune", "--gallery", gallery, "--codes", "kmeans:8", "--codes-only", code=1).output
     assert "stored as kmeans:4 already" in other
+    assert json.loads(run("info", "--gallery", gallery, "--json").stdout)["index"] == "kmeans:4"
     both = run(*build, "--codes", "kmeans:4", "--index", "Flat", code=2).output
     assert "give --index or --codes" in both
     assert "--codes-only needs --codes" in run(*build, "--codes-only", code=2).output
     assert "no code such as" in run(*build, "--codes", "IVF4,Flat", code=2).output
     assert "1, 2, 4 or 8 bits" in run(*build, "--overwrite", "--codes", "kmeans:3", code=1).output
+
+
+def test_vectors_are_not_dropped_where_the_index_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = tmp_path / "v.gallery"
+    run("build-index", place / "pictures" / "train", "--model", place / "run", "--out", gallery)
+    before = run("info", "--gallery", gallery, "--json").stdout
+    refused = [["--codes", "kmeans:4", "--codes-only", "--max-query-time-ms", "0.0000001"],
+               ["--max-index-memory-usage", "10"]]  # fmt: skip
+    monkeypatch.setattr("index.upkeep.LEAST_HELD_OUT", 1)
+    for options in refused:
+        failed = run("tune", "--gallery", gallery, *options, code=1).output
+        assert "give --max-" in failed
+        assert run("info", "--gallery", gallery, "--json").stdout == before
+
+
+def test_a_gallery_that_was_refused_takes_the_advice(place: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "m.gallery"
+    build = [
+        "build-index",
+        place / "pictures" / "train",
+        "--model",
+        place / "run",
+        "--out",
+        gallery,
+    ]
+    advice = run(*build, "--max-index-memory-usage", "10", code=1).output
+    needed = re.search(r"give (--max-index-memory-usage) (\d+) or more", advice)
+    assert needed is not None
+    assert json.loads(run(*build, *needed.groups(), "--json").stdout)["added"] == 36
+    other = run(*build, "--max-index-memory-usage", "1GB", code=1).output
+    assert f"--max-index-memory-usage {needed[2]} --recall-target 0.95; change that with" in other
 
 
 def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands that concern detectors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,15 @@ def test_detect_prints_and_draws(place: Path) -> None:
     assert drawn == ["0-2.png", "0.png", "1.png"]  # two files were called 0
     with Image.open(place / "drawn" / "0.png") as picture:
         assert picture.size == (512, 512)
+
+
+def test_photos_are_never_drawn_over(place: Path, tmp_path: Path) -> None:
+    for name in ("0.png", "1.jpg"):
+        shutil.copy(place / "photos" / "a" / "0.png", tmp_path / name)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    run("detect", tmp_path, "--model", place / "run", "--out", tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"0.png", "0-2.png", "1.jpg", "1.png"}
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
 
 
 def test_detect_tells_programs_and_other_tools(place: Path) -> None:

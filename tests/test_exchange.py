@@ -13,8 +13,10 @@ from index.errors import GalleryError, ModelMismatch, VectorError
 from index.gallery import Gallery
 from index.verify import verify_gallery
 from retrieval import exchange
+from retrieval.checkpoint import embedder_id
 from retrieval.errors import DataError
 from retrieval.exchange import export_gallery, import_vectors, open_or_create, open_source
+from retrieval.search import Searcher
 
 pyarrow = pytest.importorskip("pyarrow")
 import pyarrow.parquet as parquet  # noqa: E402
@@ -193,6 +195,25 @@ BAD = {
     "there is no path": lambda f: (f / "pictures.csv").write_text("path,x\n,1\nb,1\nc,1\nd,1\n"),
     "row 1: ": lambda f: (f / "pictures.csv").write_text("path,size\na,1\nb,big\nc,1\nd,1\n"),
 }
+
+
+def test_without_a_model_it_is_said_what_can_ask(tmp_path: Path) -> None:
+    folder = write_plain(tmp_path / "in", np.eye(4), "path\na\nb\nc\nd\n")
+    make_of(folder, tmp_path / "g")
+    gallery = Gallery.open(tmp_path / "g")
+    assert gallery.settings["index_key"] == "auto"  # which limits can be set for
+    with pytest.raises(GalleryError, match="was imported without a model"):
+        _ = Searcher(gallery).embedder
+
+
+def test_a_model_is_not_put_into_a_gallery_in_silence(tmp_path: Path) -> None:
+    source = write_plain(tmp_path / "in", np.eye(64)[:4], "path\na\nb\nc\nd\n")
+    model = Path("cifar10")
+    vectors = open_source(source)
+    made = open_or_create(vectors, tmp_path / "g", metric="l2", made_by=embedder_id(model))
+    import_vectors(made, vectors)
+    with pytest.raises(GalleryError, match="import into another gallery with --model"):
+        open_or_create(vectors, tmp_path / "g", metric="l2", model=model)
 
 
 @pytest.mark.parametrize("message", BAD)

@@ -1,4 +1,5 @@
 import datetime
+import json
 import sqlite3
 import time
 
@@ -198,6 +199,42 @@ def test_filters_select_what_they_say(text: str, expected: object) -> None:
     condition, parameters = parse_filter(text, {"year", "shot by"})
     found = db.execute(f"SELECT id FROM items WHERE {condition} ORDER BY id", parameters)
     assert [row[0] for row in found] == expected
+
+
+@pytest.mark.parametrize("name", ["Größe", "日本", "a\\b", 'q"x', "a.b", "$x", "tab\there", "it's"])
+def test_columns_may_have_any_name(table: sqlite3.Connection, name: str) -> None:
+    rows = [(1, json.dumps({name: "5"})), (2, json.dumps({name: "x"})), (3, "{}")]
+    table.executemany("INSERT INTO items (id, metadata) VALUES (?, ?)", rows)
+    assert ids_where(table, f"`{name}` = 5", {name}) == [1]
+    assert ids_where(table, f"`{name}` like 'x'", {name}) == [2]
+    assert ids_where(table, f"`{name}` is null", {name}) == [3]
+    assert ids_where(table, f"`{name}` in (5, x)", {name}) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("size > 1.5e1", [2, 3]),
+        ("size = '20'", [2]),
+        ("size in (10, '30')", [1, 3]),
+        ("size like '1%'", [1]),
+        ("id < 2", [1]),
+        ("year >= 2e3", [2]),
+    ],
+)
+def test_numbers_are_numbers_however_they_are_written(
+    table: sqlite3.Connection, text: str, expected: list[int]
+) -> None:
+    rows = [(1, 10, '{"year": "1999"}'), (2, 20, '{"year": "2021"}'), (3, 30, "{}")]
+    table.executemany("INSERT INTO items (id, size, metadata) VALUES (?, ?, ?)", rows)
+    assert ids_where(table, text, {"year"}) == expected
+
+
+@pytest.mark.parametrize("text", ["size < 1KB", "size in (1, big)", "id = abc", "size > ''"])
+def test_a_text_is_no_size(text: str) -> None:
+    """SQLite would find a text larger than every number, so that all pictures, or none, would go."""
+    with pytest.raises(FilterError, match="cannot be compared with"):
+        parse_filter(text, set())
 
 
 @pytest.mark.parametrize(

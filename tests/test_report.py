@@ -2,9 +2,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFont
 
 from retrieval.curves import training_curves
+from retrieval.fonts import label_font
 from retrieval.report import (
     BAD,
     GAP,
@@ -52,6 +53,14 @@ def test_long_and_odd_captions_do_not_break_the_sheet() -> None:
     sheet = np.asarray(contact_sheet([SheetRow(odd, [odd])]))
     right_of_first = sheet[GAP + TILE + 4 :, GAP + TILE + 4 : GAP + TILE + 10]
     assert (right_of_first == 255).all()
+
+
+def test_captions_have_letters_of_many_alphabets() -> None:
+    font = label_font(12)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    missing = bytes(font.getmask("\U000f0000"))
+    for letter in "äöüßéèñçøåŁčžΩя":
+        assert bytes(font.getmask(letter)) != missing, letter
 
 
 def test_small_pictures_are_enlarged_in_whole_pixels_and_large_ones_fitted() -> None:

@@ -91,6 +91,28 @@ def test_all_kinds_of_changes_at_once(gallery: Gallery, pictures: Path) -> None:
     assert counts(run(gallery, pictures)) == {"unchanged": 9}
 
 
+def test_what_a_table_told_stays_where_a_folder_is_listed(gallery: Gallery, pictures: Path) -> None:
+    """A folder says nothing of years, and its name is no better label than the one that was given."""
+    table = pictures / "list.csv"
+    table.write_text("path,label,year\na/0.png,cat,1999\nb/1.png,b,2001\n")
+    fill(gallery, list_pictures([table]))
+    table.unlink()
+    known = {i.path: (i.label, i.metadata) for i in gallery.all_items()}
+    assert known["a/0.png"] == ("cat", {"year": "1999"})
+    assert counts(run(gallery, pictures)) == {"unchanged": 9}
+    assert counts(fill(gallery, list_pictures([pictures]))) == {"unchanged": 9}
+    (pictures / "a" / "0.png").rename(pictures / "c" / "moved.png")
+    (pictures / "b" / "1.png").rename(pictures / "c" / "too.png")
+    draw(pictures / "a" / "3.png", 77)
+    assert counts(run(gallery, pictures)) == {"moved": 2, "replaced": 1, "unchanged": 6}
+    now = {i.path: (i.label, i.metadata) for i in gallery.all_items()}
+    assert now["c/moved.png"] == ("cat", {"year": "1999"})
+    assert now["c/too.png"] == ("c", {"year": "2001"})  # its label was the folder's, and follows it
+    draw(pictures / "c" / "moved.png", 78)  # another content: the table spoke of the file
+    assert counts(run(gallery, pictures)) == {"replaced": 1, "unchanged": 8}
+    assert {i.path: (i.label, i.metadata) for i in gallery.all_items()} == now
+
+
 def test_nothing_is_embedded_for_names_and_labels_alone(
     gallery: Gallery, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

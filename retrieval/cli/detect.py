@@ -280,16 +280,19 @@ def detect(
 
 
 def _places(files: list[Path], folder: Path) -> list[Path]:
-    """Where each file's picture goes: a PNG of its name, with a number where the name is taken."""
-    taken: set[str] = set()
+    """Where each file's picture goes: a PNG of its name, with a number where the name is taken.
+
+    Taken, too, is what is one of the photos themselves.
+    """
+    taken = {str(file.resolve()).lower() for file in files}
     places = []
     for file in files:
-        name, number = file.stem, 1
-        while name.lower() in taken:
+        place, number = folder / f"{file.stem}.png", 1
+        while str(place.resolve()).lower() in taken:
             number += 1
-            name = f"{file.stem}-{number}"
-        taken.add(name.lower())
-        places.append(folder / f"{name}.png")
+            place = folder / f"{file.stem}-{number}.png"
+        taken.add(str(place.resolve()).lower())
+        places.append(place)
     return places
 
 

@@ -68,7 +68,7 @@ def index_options(command: Command) -> Command:
             "index_key",
             is_eager=True,  # so that --codes finds it
             help="auto (chosen by measurement), Flat (exact), or a FAISS factory string such as "
-            "IVF256,Flat or HNSW32.  [default: auto]",
+            "IVF256,Flat or HNSW32.  [default: auto; of a gallery that is there, its own]",
         ),
         click.option(
             "--codes",
@@ -119,8 +119,10 @@ def limits_of(
     return dataclasses.replace(base or Limits(), **given) if given else base
 
 
-def plan_text(plan: dict[str, Any] | None) -> str:
-    """The evidence for an index as a table, with why the others lost."""
+def plan_text(plan: dict[str, Any] | None, key: str) -> str:
+    """The evidence for an index of this key as a table, with why the others lost."""
+    if plan is None and key == "Flat":
+        return "exact: every vector is compared (--index Flat)"
     if plan is None:
         return "exact: comparing every vector is fast enough"
     if not plan["table"]:
@@ -164,18 +166,26 @@ def tune(
 
     Options that are not given stay as they are.
     """
+    from index.encoding import check_encoding
     from index.gallery import Gallery
+    from index.vector_index import AUTO, FLAT
     from retrieval.progress import Stages
 
     gallery = Gallery.open(find_gallery(gallery_path))
     limits = limits_of(gallery.limits, **given) or gallery.limits
     store = code_to_store(codes_only, index_key)
+    key = index_key or gallery.settings["index_key"]
+    if key == FLAT and index_key is None and limits != gallery.limits:
+        key = AUTO  # limits say nothing about a comparison of all vectors
     with gallery.writer() as writer, Stages() as report:
+        # What cannot be is refused here, before vectors are dropped for good.
+        if store is not None:
+            check_encoding(gallery.snapshot, store)
+        writer.tune(key, limits, report)
         if store is not None:
             writer.encode(store, lambda done, of: report("Coding", done, of))
-        writer.tune(index_key or gallery.settings["index_key"], limits, report)
     plan = gallery.settings["plan"]
     if as_json:
         print_json({"gallery": str(gallery.path), "plan": plan})
     else:
-        click.echo(plan_text(plan))
+        click.echo(plan_text(plan, key))
