@@ -179,7 +179,7 @@ def test_build_index_reports_counts_and_runs_twice(place: Path, tmp_path: Path) 
     assert "--index auto, not IVF4,Flat" in other
     assert "retrieval tune --index IVF4,Flat" in other
     limits = run(*build, "--recall-target", "0.9", code=1).output
-    assert "change them with: retrieval tune" in limits
+    assert "change that with: retrieval tune --recall-target 0.9" in limits
     refused = [place / "pictures" / "train", "--model", place / "run", "--out", tmp_path / "h"]
     small = run("build-index", *refused, "--max-index-memory-usage", "1KB", code=1).output
     assert "--max-index-memory-usage " in small
