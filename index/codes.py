@@ -113,7 +113,18 @@ class Codebook:
         m = len(self.centers)
         quantizer = faiss.ProductQuantizer(self.dim, m, self.bits)
         faiss.copy_array_to_vector(self.centers.ravel(), quantizer.centroids)
-        return quantizer.compute_codes(np.ascontiguousarray(vectors, np.float32))
+        packed = quantizer.compute_codes(np.ascontiguousarray(vectors, np.float32))
+        last = self._last_codes()
+        if (last == (1 << self.bits) - 1).all():
+            return packed
+        # Among equal centres some processors take a later one: which, depends on their vector units.
+        return pack_codes(np.minimum(unpack_codes(packed, self.bits, m), last), self.bits)
+
+    def _last_codes(self) -> np.ndarray:
+        """The last code of each group that is in use, uint8 (m,): those after it repeat its centre."""
+        repeats = (self.centers == self.centers[:, -1:]).all(axis=2)[:, ::-1]
+        n_repeats = np.logical_and.accumulate(repeats, axis=1).sum(axis=1)
+        return (repeats.shape[1] - n_repeats).astype(np.uint8)
 
     def decode(self, packed: np.ndarray) -> np.ndarray:
         """The vectors float32 (n,D) that packed codes stand for."""

@@ -184,3 +184,16 @@ def test_what_is_refused() -> None:
         index.search(np.full((1, 6), np.nan), 3)
     with pytest.raises(VectorError, match="packed codes"):
         CodeIndex(index.codebook, np.zeros((4, 2), np.uint8), "l2")
+
+
+def test_codes_that_repeat_the_last_centre_are_never_given() -> None:
+    """Some processors take the last of equal centres, so it is made sure of for every vector."""
+    rng = np.random.default_rng(0)
+    for n_centers in (1, 2, 3, 5, 16, 17, 200):
+        centers = [rng.normal(size=(n_centers, 2)).astype(np.float32) for _ in range(3)]
+        codebook = Codebook.of(centers)
+        vectors = np.concatenate([c[-1:] for c in centers], axis=1).repeat(4, axis=0)
+        codes = unpack_codes(codebook.encode(vectors), codebook.bits, 3)
+        assert (codes == n_centers - 1).all(), n_centers
+        np.testing.assert_array_equal(codebook.decode(codebook.encode(vectors)), vectors)
+        assert codebook.encode(vectors[:0]).shape == (0, codebook.bytes)
