@@ -95,9 +95,10 @@ class Gallery:
         where: str | None = None,
         wait: float = 0.0,
     ) -> int:
-        """Remove pictures (files, or folders with all in them), ids, and what a filter says.
+        """Remove pictures (files, or folders with all in them) and ids, or what a filter says.
 
-        How many there were; files stay. Raises DataError for what is not in the gallery.
+        With both, those of them of which the filter holds. How many there were; files stay. Raises
+        DataError for what is not in the gallery.
         """
         return building.remove_pictures(self.vectors, _paths(pictures), ids, where, wait)
 

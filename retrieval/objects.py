@@ -57,7 +57,8 @@ def still_known(picture: Picture, item: Item, file: Path, *, part: bool) -> Pict
     """The picture with what a table once told of it, where now its folder alone was listed.
 
     ``item`` is one that the gallery holds of it, with ``part`` an object in it; ``file`` is where the
-    picture was then. A label that was the name of the folder follows the folder, another one stays.
+    picture was then. A label that is missing, or was the name of the folder, becomes the folder's;
+    another one stays.
     """
     if picture.metadata is not None:
         return picture
@@ -67,7 +68,7 @@ def still_known(picture: Picture, item: Item, file: Path, *, part: bool) -> Pict
         label = metadata.pop(PHOTO + "label", None)
         own = {PHOTO + name: name for name in SUMMARY}
         metadata = {own.get(name, name): value for name, value in metadata.items()}
-    label = picture.label if label == folder_name(file) else label
+    label = picture.label if label in (None, folder_name(file)) else label
     return dataclasses.replace(picture, label=label, metadata=metadata)
 
 
