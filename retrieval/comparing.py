@@ -70,7 +70,6 @@ def _compare(gallery: Gallery, pictures: Sequence[Picture]) -> Changes:
                 changes.embed.append(picture)
                 changes.stale |= {path: items} if items else {}
             else:
-                picture = _still_known(gallery, picture, items)
                 now = _as_listed(gallery, items, path, picture, mark)
                 told = [(item.label, item.metadata) for item in items]
                 relabelled = [(item.label, item.metadata) for item in now] != told
@@ -150,6 +149,7 @@ def _still_known(gallery: Gallery, picture: Picture, items: Items) -> Picture:
 
 def _as_listed(gallery: Gallery, items: Items, path: str, picture: Picture, mark: Mark) -> Items:
     """The items of a file as they are to be now that it has this path and is listed so."""
+    picture = _still_known(gallery, picture, items)
     return [
         relisted(item, path, gallery.place_of(item.path)[1], picture, mark[1]) for item in items
     ]
@@ -169,7 +169,6 @@ def _find_moves(gallery: Gallery, changes: Changes, vanished: dict[str, list[int
             embed.append(picture)
             continue
         old, items = found.pop(0)
-        picture = _still_known(gallery, picture, items)
         changes.updates += _as_listed(gallery, items, path, picture, mark)
         changes.moved += 1
         targets.add(path)

@@ -170,8 +170,7 @@ def open_or_create(
     gallery.check_model(identity, str(model or source.folder))
     if model is not None and not gallery.has_model:
         raise GalleryError(
-            f"{out} was imported without a model; import into another gallery with --model, or replace "
-            "this one with --overwrite"
+            f"{out} was imported without a model; import into another gallery with --model"
         )
     wanted = {"metric": metric, "dim": source.dim, "dtype": dtype}
     for name, value in wanted.items():

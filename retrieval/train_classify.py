@@ -77,9 +77,9 @@ def cross_validate(
     """
     listener = listener or Listener()
     processes = Processes.join(device)
-    parts = train.fold(0, config.folds, config.fit.seed)
-    classifying_task(config, *parts, device)  # a mistake must not cost the run that is there
     if not resume and processes.first:
+        parts = train.fold(0, config.folds, config.fit.seed)
+        classifying_task(config, *parts, device)  # a mistake must not cost the run that is there
         run.start(config)
     accuracies = []
     for number in range(config.folds):

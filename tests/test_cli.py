@@ -53,6 +53,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def build_index(place: Path, out: Path) -> list[object]:
+    """The command that indexes the training pictures."""
+    return [
+        "build-index", place / "pictures" / "train", "--model", place / "run", "--out", out,
+    ]  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def no_gallery_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETRIEVAL_GALLERY", raising=False)
@@ -162,14 +169,7 @@ def test_nasty_photos_give_a_reason_and_the_others_an_answer(place: Path, tmp_pa
 
 
 def test_build_index_reports_counts_and_runs_twice(place: Path, tmp_path: Path) -> None:
-    build = [
-        "build-index",
-        place / "pictures" / "train",
-        "--model",
-        place / "run",
-        "--out",
-        tmp_path / "g",
-    ]
+    build = build_index(place, tmp_path / "g")
     first = json.loads(run(*build, "--json").stdout)
     again = json.loads(run(*build, "--json").stdout)
     assert (first["added"], first["failed"], first["unchanged"]) == (36, 1, 0)
@@ -191,7 +191,7 @@ def test_tune_measures_and_info_shows_it(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = tmp_path / "t.gallery"
-    run("build-index", place / "pictures" / "train", "--model", place / "run", "--out", gallery)
+    run(*build_index(place, gallery))
     assert "comparing every vector" in run("tune", "--gallery", gallery).stdout
     text = run("tune", "--gallery", gallery, "--index", "IVF2,Flat").stdout
     assert "too few vectors to measure" in text
@@ -214,14 +214,7 @@ def test_tune_measures_and_info_shows_it(
 
 def test_codes_are_searched_and_can_be_all_that_is_stored(place: Path, tmp_path: Path) -> None:
     gallery = tmp_path / "c.gallery"
-    build = [
-        "build-index",
-        place / "pictures" / "train",
-        "--model",
-        place / "run",
-        "--out",
-        gallery,
-    ]
+    build = build_index(place, gallery)
     assert json.loads(run(*build, "--codes", "kmeans:4", "--json").stdout)["added"] == 36
     facts = json.loads(run("info", "--gallery", gallery, "--json").stdout)
     assert (facts["index"], facts["dtype"], facts["codes"]) == ("kmeans:4", "float32", None)
@@ -246,7 +239,7 @@ def test_vectors_are_not_dropped_where_the_index_is_refused(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = tmp_path / "v.gallery"
-    run("build-index", place / "pictures" / "train", "--model", place / "run", "--out", gallery)
+    run(*build_index(place, gallery))
     before = run("info", "--gallery", gallery, "--json").stdout
     refused = [["--codes", "kmeans:4", "--codes-only", "--max-query-time-ms", "0.0000001"],
                ["--max-index-memory-usage", "10"]]  # fmt: skip
@@ -259,14 +252,7 @@ def test_vectors_are_not_dropped_where_the_index_is_refused(
 
 def test_a_gallery_that_was_refused_takes_the_advice(place: Path, tmp_path: Path) -> None:
     gallery = tmp_path / "m.gallery"
-    build = [
-        "build-index",
-        place / "pictures" / "train",
-        "--model",
-        place / "run",
-        "--out",
-        gallery,
-    ]
+    build = build_index(place, gallery)
     advice = run(*build, "--max-index-memory-usage", "10", code=1).output
     needed = re.search(r"give (--max-index-memory-usage) (\d+) or more", advice)
     assert needed is not None

@@ -26,6 +26,11 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+]  # fmt: skip
+
+
 def make_pictures(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for colour in range(3):
@@ -37,16 +42,21 @@ def make_pictures(folder: Path) -> None:
             Image.fromarray(pixels).save(file)
 
 
-def train(folder: Path, name: str, program: list[str], *more: str) -> list[dict]:
-    arguments = [*program, "-m", "retrieval", "train-embed", "--dataset", "pictures", "--out", name]
+def run(folder: Path, name: str, program: list[str], command: str, *options: str) -> dict:
+    """What a command says that trains into the run folder ``name``."""
+    arguments = [*program, "-m", "retrieval", command, "--dataset", "pictures", "--out", name]
     done = subprocess.run(
-        [*arguments, *OPTIONS, *more], cwd=folder, capture_output=True, text=True, timeout=120,
-        check=False,
+        [*arguments, *options], cwd=folder, capture_output=True, text=True, timeout=120, check=False,
         env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(folder / name / "data"),
              "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["epochs"] == 2  # one process speaks
+    said: dict = json.loads(done.stdout)  # one process speaks
+    return said
+
+
+def train(folder: Path, name: str, program: list[str], *more: str) -> list[dict]:
+    assert run(folder, name, program, "train-embed", *OPTIONS, *more)["epochs"] == 2
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -54,9 +64,7 @@ def train(folder: Path, name: str, program: list[str], *more: str) -> list[dict]
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
     one = train(tmp_path, "one", [sys.executable])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--nproc-per-node", "2"]  # fmt: skip
-    two = train(tmp_path, "two", torchrun)
+    two = train(tmp_path, "two", TORCHRUN)
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for key in a:
@@ -103,24 +111,11 @@ def test_frozen_batch_norm_stays_so_when_it_is_shared() -> None:
 def test_two_processes_train_a_classifier(tmp_path: Path) -> None:
     """None reads what another is still writing."""
     make_pictures(tmp_path / "pictures")
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    command = [*torchrun, "-m", "retrieval", "train-classify", "--dataset", "pictures", "--out", "run",
-               "--width", "8", "--epochs", "1", "--batch-size", "16", "--folds", "2", "--json",
-               "--device", "cpu"]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-        env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(tmp_path / "data"),
-             "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    said = run(
+        tmp_path, "run", TORCHRUN, "train-classify", "--width", "8", "--epochs", "1",
+        "--batch-size", "16", "--folds", "2", "--json", "--device", "cpu",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["accuracies"]) == 2
+    assert len(said["accuracies"]) == 2
 
 
 def test_shares_cover_a_batch_or_are_refused() -> None:

@@ -75,11 +75,11 @@ def test_the_timed_batches_are_whole_pictures_and_runs_add_up() -> None:
     task.module.register_forward_pre_hook(look)
     trial = try_training(task, config, 60, 20, small_epochs=9, runs=5)
     assert sides == [32, 32, 32]
-    assert trial.total_seconds == pytest.approx(
-        5 * trial.epoch_seconds * trial.total_flops
-        / (5 * 3 * trial.flops_per_picture * 20 * trial.steps_per_epoch)
-    )  # fmt: skip
-    assert trial.total_seconds > 5 * trial.epoch_seconds
+    small = flops_per_picture(task.module, 24, CPU) / trial.flops_per_picture
+    epochs = 5 * (1 + 9 * small)
+    assert trial.total_seconds == pytest.approx(trial.epoch_seconds * epochs)
+    flops = 3 * trial.flops_per_picture * 20 * trial.steps_per_epoch * epochs
+    assert trial.total_flops == pytest.approx(flops)
     assert "5 runs of 10 epochs" in dict(trial.lines())["all epochs"]
 
 

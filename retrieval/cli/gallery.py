@@ -155,7 +155,7 @@ def build_index(
             writer.encode(store, progress.set_of)
     _print_summary(summary, gallery, as_json)
     if gallery.settings.get("plan") and not as_json:
-        say(plan_text(gallery.settings["plan"], gallery.settings["index_key"]))
+        say(plan_text(gallery.settings["plan"]))
 
 
 @click.command()

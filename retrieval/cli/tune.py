@@ -119,12 +119,8 @@ def limits_of(
     return dataclasses.replace(base or Limits(), **given) if given else base
 
 
-def plan_text(plan: dict[str, Any] | None, key: str) -> str:
-    """The evidence for an index of this key as a table, with why the others lost."""
-    if plan is None and key == "Flat":
-        return "exact: every vector is compared (--index Flat)"
-    if plan is None:
-        return "exact: comparing every vector is fast enough"
+def plan_text(plan: dict[str, Any]) -> str:
+    """The evidence for an index as a table, with why the others lost."""
     if not plan["table"]:
         return f"{plan['key']}: too few vectors to measure it"
     lines = [f"{'index':<20} {'recall':>6} {'p50 ms':>8} {'p99 ms':>8} {'MB':>9} {'built s':>7}"]
@@ -187,5 +183,8 @@ def tune(
     plan = gallery.settings["plan"]
     if as_json:
         print_json({"gallery": str(gallery.path), "plan": plan})
+    elif plan is not None:
+        click.echo(plan_text(plan))
     else:
-        click.echo(plan_text(plan, key))
+        asked = "every vector is compared (--index Flat)"
+        click.echo(f"exact: {asked if key == FLAT else 'comparing every vector is fast enough'}")

@@ -64,7 +64,7 @@ def info(gallery_path: Path | None, as_json: bool) -> None:
     if codes is not None:
         click.echo(f"{'codes':<16} {_codes_text(codes)}")
     if plan is not None:
-        click.echo(plan_text(plan, facts["index"]))
+        click.echo(plan_text(plan))
 
 
 def _codes_text(codes: dict[str, Any]) -> str:
