@@ -26,6 +26,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from index.atomic import write_atomically
+from index.errors import GalleryError
+from index.gallery import Gallery
 from retrieval import models
 from retrieval.classifier import Classifier
 from retrieval.detection.catalogue import build_detector
@@ -148,6 +150,16 @@ def embedder_id(path: Path) -> str:
             f"retrieval train-embed --from {path}"
         )
     return metadata["embedder_id"]
+
+
+def model_of_gallery(gallery: Gallery) -> Path:
+    """The folder of a gallery's own model. Raises GalleryError where it has none."""
+    if not gallery.has_model:
+        raise GalleryError(
+            f"{gallery.path} was imported without a model, so that only its own pictures and vectors "
+            "can ask; import into another gallery with --model"
+        )
+    return gallery.path / "model"
 
 
 def network_spec(path: Path) -> NetworkSpec:

@@ -14,7 +14,7 @@ from index.gallery import Gallery
 from index.items import NewItem
 from index.parts import part_name
 from index.writer import GalleryWriter
-from retrieval.checkpoint import load_embedder
+from retrieval.checkpoint import load_embedder, model_of_gallery
 from retrieval.comparing import mark_of, stored_path
 from retrieval.embedder import Embedder
 from retrieval.embedding import Batch, Count, embed_pictures
@@ -42,7 +42,7 @@ def embedded(
     device = device or torch.device("cpu")
 
     def embedder() -> Embedder:
-        return load_embedder(gallery.path / "model").to(device)
+        return load_embedder(model_of_gallery(gallery)).to(device)
 
     if gallery.objects is None:
         return embed_pictures(embedder(), pictures, on_progress=on_progress, **reading)

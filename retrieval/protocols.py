@@ -9,7 +9,7 @@ import torch
 
 from index.gallery import Gallery
 from retrieval.calibration import LabelledQueries
-from retrieval.checkpoint import load_embedder
+from retrieval.checkpoint import load_embedder, model_of_gallery
 from retrieval.datasets import LabeledImages, load_dataset
 from retrieval.embedder import embed_images
 from retrieval.errors import DataError
@@ -92,7 +92,7 @@ def labelled_queries(
 
     Raises DataError where it has no labels.
     """
-    embedder = load_embedder(gallery.path / "model").to(device or torch.device("cpu"))
+    embedder = load_embedder(model_of_gallery(gallery)).to(device or torch.device("cpu"))
     size = embedder.spec.image_size
     asked = load_dataset(queries, data_dir=data_dir, image_size=size, split="test")
     names = _names(asked)

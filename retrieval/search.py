@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from index.errors import GalleryError
 from index.gallery import Gallery
 from index.parts import Box, part_name
 from index.within import check_distance
@@ -107,15 +106,9 @@ class Searcher:
 
         Raises GalleryError where there is none, ModelMismatch where its files are not those of it.
         """
-        from retrieval.checkpoint import embedder_id, load_embedder
+        from retrieval.checkpoint import embedder_id, load_embedder, model_of_gallery
 
-        if not self.gallery.has_model:
-            raise GalleryError(
-                f"{self.gallery.path} was imported without a model, so that only its own pictures and "
-                "vectors can ask; import into another gallery with --model"
-            )
-
-        folder = self.gallery.path / "model"
+        folder = model_of_gallery(self.gallery)
         embedder = load_embedder(folder)
         self.gallery.check_model(embedder_id(folder), str(folder))
         return embedder
