@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from retrieval.augment import augment
 from retrieval.backbones import as_backbone
 from retrieval.config import AugmentConfig
-from retrieval.datasets import LabeledImages
+from retrieval.labeled_images import LabeledImages
 from retrieval.network import Network
 from retrieval.processes import Processes
 from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig

@@ -11,8 +11,9 @@ from PIL import Image
 from index.atomic import write_atomically
 from retrieval import building, protocols
 from retrieval.checkpoint import Run
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.evaluation import RetrievalReport
+from retrieval.labeled_images import LabeledImages
 from retrieval.pictures import list_pictures
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.report import contact_sheet, html_gallery, write_picture

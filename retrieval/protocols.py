@@ -10,10 +10,11 @@ import torch
 from index.gallery import Gallery
 from retrieval.calibration import LabelledQueries
 from retrieval.checkpoint import load_embedder, model_of_gallery
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.errors import DataError
 from retrieval.evaluation import RetrievalReport, evaluate_retrieval
+from retrieval.labeled_images import LabeledImages
 
 
 def evaluate_model(

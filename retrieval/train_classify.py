@@ -17,10 +17,10 @@ from retrieval.checkpoint import FOLDS_FILE, MODEL_FILE, Run, save_network
 from retrieval.class_loss import ClassLoss
 from retrieval.classifier import Classifier, classify_images
 from retrieval.curves import CLASS_CURVES, training_curves
-from retrieval.datasets import LabeledImages
 from retrieval.device import keep_freed_memory
 from retrieval.errors import ConfigError, DataError
 from retrieval.initial_network import initial_network
+from retrieval.labeled_images import LabeledImages
 from retrieval.layers import initialise
 from retrieval.processes import Processes
 from retrieval.run_config import TrainClassifyConfig

@@ -13,13 +13,13 @@ from retrieval.backbones import WITH_DROPOUT
 from retrieval.batches import EmbedBatches
 from retrieval.checkpoint import MODEL_FILE, Run, save_network
 from retrieval.curves import training_curves
-from retrieval.datasets import LabeledImages
 from retrieval.device import keep_freed_memory, use_bf16
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ConfigError, DataError
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.initial_network import initial_network
+from retrieval.labeled_images import LabeledImages
 from retrieval.losses import Distance, EmbeddingLoss
 from retrieval.processes import Processes
 from retrieval.run_config import TrainEmbedConfig

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.device import describe
 from retrieval.evaluation import evaluate_retrieval
+from retrieval.labeled_images import LabeledImages
 from retrieval.presets import PRESETS
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import embedding_task

@@ -20,13 +20,16 @@ import numpy as np
 from retrieval.checkpoint import load_classifier
 from retrieval.classification import evaluate_classification
 from retrieval.classifier import classify_images
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.device import choose_device
+from retrieval.labeled_images import LabeledImages
 from retrieval.presets import CLASSIFY_SETTINGS
 from retrieval.run_config import TrainClassifyConfig
 from retrieval.train_classify import ClassifierRun, Listener, run_at, train_classify
 
-COMMON: dict[str, Any] = {"channels": 1, "validation": 0.0, "epochs": 10, "crop_padding": 1}
+COMMON: dict[str, Any] = {
+    "channels": 1, "validation": 0.0, "epochs": 10, "crop_padding": 1, "cutout": 0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

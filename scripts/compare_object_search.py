@@ -26,13 +26,14 @@ from seeds import interval
 from index.exact_search import exact_search
 from index.parts import Box
 from retrieval.checkpoint import Run, load_embedder
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.detection.boxes import overlaps
 from retrieval.detection.scenes import make_scenes
 from retrieval.embedder import embed_images
 from retrieval.gallery import Gallery
 from retrieval.images import part_of
+from retrieval.labeled_images import LabeledImages
 from retrieval.objects import cut_around
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.run_config import TrainDetectConfig, TrainEmbedConfig

@@ -16,9 +16,10 @@ import torch
 from seeds import Interval, interval
 
 from retrieval.checkpoint import Run, load_embedder
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
+from retrieval.labeled_images import LabeledImages
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import train_embed

@@ -19,10 +19,10 @@ from seeds import interval
 
 from retrieval.checkpoint import Run, load_classifier, load_embedder
 from retrieval.classifier import classify_images
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
-from retrieval.presets import CLASSIFY_SETTINGS
+from retrieval.labeled_images import LabeledImages
 from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.train_classify import run_at, train_classify
 from retrieval.train_embed import train_embed
@@ -53,10 +53,10 @@ def few_of(data: LabeledImages, count: int, rng: np.random.Generator) -> Labeled
 
 
 def learn(kind: str, data: LabeledImages, folder: Path, values: dict[str, Any]) -> Path:
-    """The run folder of a network of this kind."""
+    """The run folder of a network of this kind; both kinds learn by the embedder's rule."""
     size = {"dataset": data.name, "image_size": data.images.shape[1]}
     if kind == "classifier":
-        settings = {**CLASSIFY_SETTINGS["fast-resnet"], **values, **size}
+        settings = {"label_smoothing": 0.2, **values, **size}
         train_classify(
             TrainClassifyConfig().with_values(settings), data, run_at(folder), device=CPU
         )

@@ -1,17 +1,17 @@
+"""The commands that index, ask and measure, and what all commands have in common."""
+
 import csv
 import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import learnt_and_indexed, run
 from nasty_pictures import make_nasty_pictures
 from PIL import Image
 
@@ -19,38 +19,11 @@ from index.gallery import Gallery
 from retrieval.cli import main
 from retrieval.protocols import labelled_queries
 
-TRAIN = ["--width", "8", "--embedding-dim", "8", "--epochs", "2", "--batch-size", "12",
-         "--validation", "0.2", "--precision", "fp32", "--lr", "0.05"]  # fmt: skip
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exit_code != code:
-        raise AssertionError(f"{arguments} ended with {result.exit_code}:\n{result.output}")
-    if code:
-        assert "Traceback" not in result.output
-    return result
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, a run trained on them and a gallery, all made by commands."""
-    folder = tmp_path_factory.mktemp("cli")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 12), ("test", 3)):
-        for colour in range(3):
-            for number in range(n):
-                file = folder / "pictures" / split / "rgb"[colour] / f"{number}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                pixels = rng.integers(0, 100, (17, 17, 3), np.uint8)
-                pixels[:, :, colour] += 120
-                Image.fromarray(pixels).save(file)
-    (folder / "pictures" / "train" / "r" / "bad.png").write_bytes(b"x")
-    data = ["--data-dir", folder / "data"]
-    run("train-embed", "--dataset", folder / "pictures", "--out", folder / "run", *TRAIN, *data)
-    run("build-index", folder / "pictures" / "train", "--model", folder / "run",
-        "--out", folder / "g.gallery")  # fmt: skip
-    return folder
+    return learnt_and_indexed(tmp_path_factory.mktemp("cli"))
 
 
 def build_index(place: Path, out: Path) -> list[object]:
@@ -348,23 +321,6 @@ def test_embed_writes_plain_files(place: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "embeddings.npy").shape == (9, 8)
 
 
-def test_show_augment_writes_a_grid(place: Path, tmp_path: Path) -> None:
-    out = tmp_path / "grid.png"
-    run("show-augment", photo(place), "--out", out, "--views", 9, "--size", 20, "--rotation", 30)
-    with Image.open(out) as image:
-        assert image.size == (5 * 24 + 4, 2 * 24 + 4)
-
-
-def test_a_run_is_neither_replaced_nor_changed_by_accident(place: Path) -> None:
-    train = ["train-embed", "--dataset", place / "pictures", "--out", place / "run", "--data-dir",
-             place / "data"]  # fmt: skip
-    assert "--resume to continue it, --overwrite" in run(*train, *TRAIN, code=1).output
-    assert "options that it was started with" in run(*train, "--resume", "--lr", "9", code=1).output
-    before = (place / "run" / "model.safetensors").read_bytes()
-    run("train-embed", "--out", place / "run", "--resume", "--data-dir", place / "data")
-    assert (place / "run" / "model.safetensors").read_bytes() == before
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -424,25 +380,6 @@ def test_unknown_commands_and_options_suggest_what_was_meant() -> None:
     assert "--gallery" in run("query", "x", "--galery", "y", code=2).output
 
 
-def test_ctrl_c_during_training_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "retrieval", "train-embed", "--dataset", place / "pictures",
-               "--out", tmp_path / "run", "--data-dir", place / "data", *TRAIN]  # fmt: skip
-    command[command.index("--epochs") + 1] = "100000"
-    started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    started.send_signal(signal.SIGINT)
-    stdout, stderr = started.communicate(timeout=60)
-    assert started.returncode == 130, stderr
-    assert stdout == ""
-    assert f"Continue with: retrieval train-embed --out {tmp_path / 'run'} --resume" in stderr
-    assert "Traceback" not in stderr
-
-
 def test_verbose_says_what_happens_inside(place: Path) -> None:
     ask = ["query", photo(place), "--gallery", place / "g.gallery"]
     command = [sys.executable, "-m", "retrieval"]
@@ -475,65 +412,3 @@ def test_paths_with_odd_bytes_reach_stdout_as_they_are(place: Path, tmp_path: Pa
         "--sheet",
         tmp_path / "s.png",
     )
-
-
-def test_resume_reads_pictures_at_the_size_of_the_run(place: Path, tmp_path: Path) -> None:
-    train = ["train-embed", "--out", tmp_path / "run", "--data-dir", place / "data"]
-    run(*train, "--dataset", place / "pictures", *TRAIN, "--image-size", 20)
-    run(*train, "--resume")
-    assert (
-        json.loads((tmp_path / "run" / "config.json").read_text())["embedder"]["image_size"] == 20
-    )
-
-
-def test_pictures_too_small_for_the_network_are_refused(place: Path, tmp_path: Path) -> None:
-    result = run("train-embed", "--dataset", place / "pictures", "--out", tmp_path / "run",
-                 "--data-dir", place / "data", *TRAIN, "--image-size", 12, code=1)  # fmt: skip
-    assert "--image-size is 12; the smallest for --backbone fast-resnet is 17" in result.output
-
-
-def test_fine_tuning_takes_pictures_at_the_size_of_the_weights(place: Path, tmp_path: Path) -> None:
-    data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
-    run("train-embed", *data, "--out", tmp_path / "tuned", "--weights", "cifar10",
-        "--freeze", "stages.0", *TRAIN[2:])  # fmt: skip
-    shown = json.loads(run("models", tmp_path / "tuned", "--json").stdout)
-    assert shown["image_size"] == 32
-    assert shown["backbone"] == "fast-resnet, width 64"
-    failed = run(
-        "train-embed", *data, "--out", tmp_path / "x", "--weights", "nowhere", *TRAIN, code=1
-    )
-    assert "there is no model at nowhere" in failed.stderr
-    assert "Reading" not in failed.stderr  # before any picture is decoded
-    refused = run("train-embed", *data, "--out", tmp_path / "x", "--weights", "cifar10", "--width", 16,
-                  code=1)  # fmt: skip
-    assert "cifar10 was trained with --width 64, which --from continues, and 16" in refused.stderr
-    assert not (tmp_path / "x").exists()
-
-
-def test_a_continued_network_brings_the_settings_that_suit_it(place: Path, tmp_path: Path) -> None:
-    data = ["--dataset", place / "pictures", "--data-dir", place / "data", "--epochs", 1]
-    run("train-classify", *data, "--out", tmp_path / "first", "--backbone", "lenet")
-    run("train-classify", *data, "--out", tmp_path / "second", "--from", tmp_path / "first")
-    one, two = (json.loads((tmp_path / n / "config.json").read_text()) for n in ("first", "second"))
-    assert two["fit"] == one["fit"]
-    assert two["fit"]["optimizer"] == "adamw"
-    assert two["classifier"]["backbone"] == "lenet"
-    refused = run("train-classify", *data, "--backbone", "resnet18", "--width", 16, code=1)
-    assert "the others take --width-factor" in refused.stderr
-
-
-def test_where_nothing_is_held_out_no_figure_is_made_up(place: Path, tmp_path: Path) -> None:
-    train = ["train-embed", "--dataset", place / "pictures", "--data-dir", place / "data",
-             "--out", tmp_path / "run", *TRAIN, "--epochs", 1, "--validation", 0]  # fmt: skip
-    assert "nothing was held out" in run(*train).stdout
-    assert json.loads(run(*train, "--overwrite", "--json").stdout)["recall_at_1"] is None
-
-
-def test_presets_are_defaults_that_options_change(place: Path, tmp_path: Path) -> None:
-    data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
-    run("train-embed", *data, "--out", tmp_path / "fast", "--preset", "fast", "--epochs", "1")
-    config = json.loads((tmp_path / "fast" / "config.json").read_text())
-    assert config["embedder"]["width"] == 32
-    assert config["fit"]["epochs"] == 1
-    epoch = json.loads((tmp_path / "fast" / "metrics.jsonl").read_text())
-    assert {"positive_distance", "negative_distance", "spread", "effective_rank"} <= set(epoch)

@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from commands import draw_colours, run
 from PIL import Image
-from test_cli import run
 
 TRAIN = ["--backbone", "softmax", "--epochs", "3", "--batch-size", "12", "--validation", "0.2",
          "--precision", "fp32", "--lr", "0.02"]  # fmt: skip
@@ -16,15 +15,7 @@ TRAIN = ["--backbone", "softmax", "--epochs", "3", "--batch-size", "12", "--vali
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of three colours, and two classifiers of them, made by commands."""
     folder = tmp_path_factory.mktemp("classify")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 12), ("test", 4)):
-        for colour in range(3):
-            for number in range(n):
-                file = folder / "pictures" / split / "rgb"[colour] / f"{number}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                pixels = rng.integers(0, 100, (17, 17, 3), np.uint8)
-                pixels[:, :, colour] += 120
-                Image.fromarray(pixels).save(file)
+    draw_colours(folder / "pictures", train=12, test=4)
     for seed in (0, 1):
         run("train-classify", "--dataset", folder / "pictures", "--out", folder / f"run{seed}",
             *TRAIN, "--seed", seed, "--data-dir", folder / "data")  # fmt: skip

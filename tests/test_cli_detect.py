@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from boxed import squares
+from commands import run
 from one_cell import OneCell, register
 from PIL import Image
-from test_cli import run
 
 from retrieval.checkpoint import load_detector, save_network
 from retrieval.cli import detect as commands

@@ -7,8 +7,8 @@ import pytest
 from compare_object_search import Setting, cuts, recall, shows, true_labels, whole_box
 
 from index.parts import Box
-from retrieval.datasets import LabeledImages
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
+from retrieval.labeled_images import LabeledImages
 from retrieval.search import Answer, Hit
 
 

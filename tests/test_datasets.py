@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from retrieval import datasets
-from retrieval.datasets import LabeledImages, load_dataset
+from retrieval.datasets import load_dataset
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image, read_images
+from retrieval.labeled_images import LabeledImages
 
 
 def write(path: Path, colour: int = 0, size: tuple[int, int] = (40, 40)) -> Path:

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from retrieval.datasets import LabeledImages
 from retrieval.errors import ConfigError
+from retrieval.labeled_images import LabeledImages
 from retrieval.processes import Processes, SharedBatchNorm
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import build_embedder, embedding_task

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.datasets import LabeledImages
 from retrieval.detection import scenes
 from retrieval.detection.boxed_datasets import load_boxed_pictures
 from retrieval.detection.cutouts import SHAPES, cut_out, draw_shape
 from retrieval.detection.scenes import make_scenes, mask_boxes
 from retrieval.errors import DataError
+from retrieval.labeled_images import LabeledImages
 
 
 def slow_box(mask: np.ndarray) -> list[int]:

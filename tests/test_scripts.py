@@ -13,8 +13,8 @@ from compare_pooling import CANVAS, DIGIT, on_canvas
 from compare_transfer import few_of, of_classes
 from seeds import interval
 
-from retrieval.datasets import LabeledImages
 from retrieval.evaluation import evaluate_retrieval
+from retrieval.labeled_images import LabeledImages
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.py"))
 

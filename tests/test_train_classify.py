@@ -15,8 +15,8 @@ from retrieval.checkpoint import load_classifier, load_embedder
 from retrieval.class_loss import ClassLoss, class_weights, cross_entropy
 from retrieval.classifier import Classifier, classify_images
 from retrieval.config import ClassLossConfig
-from retrieval.datasets import LabeledImages
 from retrieval.errors import ConfigError, DataError
+from retrieval.labeled_images import LabeledImages
 from retrieval.layers import initialise
 from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.specs import ClassifierSpec

@@ -11,7 +11,7 @@ from torch import nn
 
 from retrieval.batches import small_epochs
 from retrieval.cli import main
-from retrieval.datasets import LabeledImages
+from retrieval.labeled_images import LabeledImages
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import embedding_task
 from retrieval.trial import Trial, flops_per_picture, try_training

@@ -12,7 +12,7 @@ from retrieval.run_config import TrainConfig
 
 if TYPE_CHECKING:
     from retrieval.checkpoint import Run
-    from retrieval.datasets import LabeledImages
+    from retrieval.labeled_images import LabeledImages
     from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
     from retrieval.training import Task
     from retrieval.trial import Trial
@@ -56,7 +56,10 @@ def suited(
     """What suits the preset, the backbone and the data set that ``values`` name, if they do."""
     dataset = DATASET_SETTINGS.get(values.get("dataset", config.dataset), {})
     backbone = values.get("backbone", continued(values).get("backbone", config.network.backbone))
-    return {**PRESETS[preset], **backbone_settings.get(backbone, {}), **dataset}
+    own, chosen = backbone_settings.get(backbone, {}), PRESETS[preset]
+    # Presets are made for fast-resnet; other networks would not learn by another's step.
+    recipe = {**own, **chosen} if backbone == "fast-resnet" else {**chosen, **own}
+    return {**recipe, **dataset}
 
 
 def continued(values: Mapping[str, Any]) -> dict[str, Any]:

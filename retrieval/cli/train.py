@@ -27,7 +27,7 @@ from retrieval.specs import EmbedderSpec
 
 if TYPE_CHECKING:
     from retrieval.checkpoint import Run
-    from retrieval.datasets import LabeledImages
+    from retrieval.labeled_images import LabeledImages
 
 
 @click.command("train-embed")

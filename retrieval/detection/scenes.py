@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from retrieval.datasets import LabeledImages
 from retrieval.detection.backgrounds import cut_background, draw_background
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.detection.cutouts import SHAPES, cut_out, draw_shape
 from retrieval.errors import DataError
+from retrieval.labeled_images import LabeledImages
 
 TRIES = 12
 """Places tried for an object before it is left out."""

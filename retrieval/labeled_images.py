@@ -1,0 +1,72 @@
+"""Pictures of one size with labels, in memory: what is learnt from and measured on."""
+
+import dataclasses
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from retrieval.errors import DataError
+
+UNLABELED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class LabeledImages:
+    """Pictures uint8 (N,S,S,3) with labels int64 (N,), positions in ``classes``.
+
+    Without classes all labels are −1. ``paths`` are the files, where there are any; ``left_out``
+    says which files could not be read, and why.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...] | None = None
+    left_out: tuple[tuple[Path, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, rows: np.ndarray) -> Self:
+        """The pictures of these rows, in their order."""
+        paths = None if self.paths is None else tuple(self.paths[row] for row in rows)
+        return dataclasses.replace(
+            self, images=self.images[rows], labels=self.labels[rows], paths=paths
+        )
+
+    def holdout(self, share: float, seed: int) -> tuple[Self, Self]:
+        """All but ``share`` of each class, and that share: a split that depends on the seed alone.
+
+        A class gives two pictures or more, so that each has another to find, or none; and at least two
+        stay, so that it can still be learnt from.
+        """
+        rng = np.random.default_rng(seed)
+        held = np.zeros(len(self), bool)
+        for label in np.unique(self.labels):
+            rows = rng.permutation(np.flatnonzero(self.labels == label))
+            wanted = round(share * len(rows))
+            count = min(max(wanted, 2), len(rows) - 2) if wanted else 0
+            held[rows[: count if count >= 2 else 0]] = True
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+    def fold(self, number: int, folds: int, seed: int) -> tuple[Self, Self]:
+        """All but part ``number`` of ``folds``, and that part: equal shares of each class.
+
+        Every picture is in one part, whatever the folds are numbered; which one depends on the seed
+        alone. Raises DataError where there are fewer pictures than folds.
+        """
+        if len(self) < folds:
+            raise DataError(f"{self.name} has {len(self)} pictures, too few for {folds} folds")
+        rng = np.random.default_rng(seed)
+        # Classes one after the other, each shuffled, are dealt out in turn.
+        order = np.concatenate(
+            [
+                rng.permutation(np.flatnonzero(self.labels == label))
+                for label in np.unique(self.labels)
+            ]
+        )
+        held = np.zeros(len(self), bool)
+        held[order[number::folds]] = True
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))

@@ -1,0 +1,118 @@
+"""Which picture files a folder or a CSV file has for a part, and of which class each is."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+from retrieval.errors import DataError
+from retrieval.images import find_images
+
+SPLIT_FOLDERS = {
+    "train": ("train",), "gallery": ("train",), "test": ("test", "val", "validation"),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureList:
+    """Picture files with the names of their classes (all None: no labels)."""
+
+    name: str
+    paths: list[Path]
+    labels: list[str | None]
+    classes: tuple[str, ...]
+
+
+def list_folder(root: Path, split: str) -> PictureList:
+    """The pictures of a part of a folder: "train", "gallery" or "test".
+
+    Their classes are the folders that they lie in; without such folders there are no labels. Raises
+    DataError where there is a train folder, but none for this part.
+    """
+    parts = {part: [root / n for n in names if (root / n).is_dir()]
+             for part, names in SPLIT_FOLDERS.items()}  # fmt: skip
+    if parts["train"]:
+        if not parts[split]:
+            raise DataError(
+                f"{root} has a train folder, but none of: {', '.join(SPLIT_FOLDERS[split])}"
+            )
+        # Classes come from the training part, so that labels mean the same in both.
+        classes = _class_folders(parts["train"][0])
+        root = parts[split][0]
+        classes = tuple(sorted({*classes, *_class_folders(root)}))
+    else:
+        classes = _class_folders(root)
+    paths: list[Path] = []
+    labels: list[str | None] = []
+    for name in classes:
+        found = find_images([root / name]) if (root / name).is_dir() else []
+        paths += found
+        labels += [name] * len(found)
+    if not paths:
+        # Pictures side by side, without class folders: to be learnt from without labels.
+        paths = find_images([root])
+        labels, classes = [None] * len(paths), ()
+    return PictureList(str(root), paths, labels, classes)
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    return tuple(
+        sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
+
+
+def list_csv(file: Path, split: str) -> PictureList:
+    """The pictures of a part of a CSV file with path,label[,split,is_query,is_gallery].
+
+    Paths are relative to the file. Raises DataError where it is not such a file.
+    """
+    paths, labels = [], []
+    names: set[str] = set()
+    try:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            reader = csv.DictReader(stream)
+            missing = [c for c in ("path", "label") if c not in (reader.fieldnames or ())]
+            if missing:
+                found = ", ".join(reader.fieldnames or ()) or "nothing"
+                raise DataError(
+                    f"{file} has no column {missing[0]!r}; its first line has: {found}; expected "
+                    "path,label[,split,is_query,is_gallery]"
+                )
+            for row in reader:
+                if not row["path"] or not row["label"]:
+                    raise DataError(f"{file}, line {reader.line_num}: path or label is missing")
+                names.add(row["label"])
+                if _belongs(row, split, f"{file}, line {reader.line_num}"):
+                    paths.append(file.parent / row["path"])
+                    labels.append(row["label"])
+    except csv.Error as error:
+        raise DataError(f"{file} is not a readable CSV file: {error}") from error
+    return PictureList(str(file), paths, list(labels), tuple(sorted(names)))
+
+
+def _belongs(row: dict[str, str], split: str, where: str) -> bool:
+    """Whether a row is of this part.
+
+    What asks and what is searched is marked is_query and is_gallery, or else told by the split. What
+    is learnt from is told by the split, or else by the marks: a query is not learnt from, unless it
+    is in the gallery too.
+    """
+    part = row.get("split") or None
+    if part not in (None, "train", *SPLIT_FOLDERS["test"]):
+        raise DataError(f"{where}: split is {part!r}; it can be train, test, val, validation")
+    asks, searched = (_mark(row.get(name), where) for name in ("is_query", "is_gallery"))
+    if split == "train":
+        if part is not None:
+            return part == "train"
+        return searched if searched is not None else not asks
+    mark = asks if split == "test" else searched
+    if mark is not None:
+        return mark
+    return part is None or (part == "train") == (split == "gallery")
+
+
+def _mark(text: str | None, where: str) -> bool | None:
+    if text in (None, ""):
+        return None
+    if text.lower() not in ("1", "0", "true", "false"):
+        raise DataError(f"{where}: is_query and is_gallery are true or false, not {text!r}")
+    return text.lower() in ("1", "true")
