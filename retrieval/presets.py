@@ -1,4 +1,4 @@
-"""Named sets of choices, and those that suit the data sets known by name."""
+"""Named sets of choices, and those that suit networks and the data sets known by name."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "averaging": "none",
         "warmup": 0.0,
         "weight_decay": 0.0,
+        "crop_padding": 2,
+        "cutout": 0,
     },
     "default": {},
     "best": {"width": 128, "epochs": 60, "crop_padding": 4, "cutout": 8},
@@ -22,6 +24,7 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
         "width": 16,
         "flip": False,
         "crop_padding": 2,
+        "cutout": 0,
         "padding": "zero",
         "rotation": 10.0,
         "scale": 0.1,
@@ -29,8 +32,15 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
         "batch_size": 200,
         "validation": 0.15,
     },
-    "mnist": {"flip": False, "width": 32, "epochs": 4, "padding": "zero"},
-    "fashion-mnist": {"width": 32, "epochs": 10},
+    "mnist": {
+        "flip": False,
+        "width": 32,
+        "epochs": 4,
+        "crop_padding": 2,
+        "cutout": 0,
+        "padding": "zero",
+    },
+    "fashion-mnist": {"width": 32, "epochs": 10, "crop_padding": 2, "cutout": 0},
 }
 
 # The defaults suit fast-resnet. Networks without batch normalisation bear small steps only.
@@ -39,8 +49,8 @@ PLAIN_SETTINGS: dict[str, Any] = {
     "batch_size": 128, "warmup": 0.23,
 }  # fmt: skip
 DEEP_SETTINGS: dict[str, Any] = {
-    "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "averaging": "none", "batch_size": 128,
-    "warmup": 0.23,
+    "optimizer": "nesterov", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "averaging": "none",
+    "batch_size": 128, "warmup": 0.23,
 }  # fmt: skip
 PLAIN = ("lenet", "alexnet", "nin", "vgg", "vgg11", "vgg13", "vgg16", "vgg19", "softmax", "logistic",
          "mlp")  # fmt: skip
@@ -53,7 +63,16 @@ BACKBONE_SETTINGS: dict[str, dict[str, Any]] = {
 CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
     **BACKBONE_SETTINGS,
     **dict.fromkeys(RESNETS, DEEP_SETTINGS),
-    "fast-resnet": {"label_smoothing": 0.2},
+    "fast-resnet": {
+        "label_smoothing": 0.2,
+        "optimizer": "muon",
+        "averaging": "none",
+        "warmup": 0.0,
+        "weight_decay": 0.0,
+        "epochs": 15,
+        "crop_padding": 4,
+        "cutout": 8,
+    },
 }
 """What suits each network; a data set's own settings and given options take precedence."""
 

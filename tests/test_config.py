@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
+from retrieval.cli.runs import suited
 from retrieval.config import AugmentConfig, FitConfig
 from retrieval.errors import ConfigError
-from retrieval.presets import DATASET_SETTINGS, PRESETS
-from retrieval.run_config import TrainEmbedConfig
+from retrieval.presets import CLASSIFY_SETTINGS, DATASET_SETTINGS, PRESETS
+from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.specs import EmbedderSpec
 
 
@@ -36,6 +37,25 @@ def test_settings_of_data_sets_are_settings(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_settings(name: str) -> None:
     TrainEmbedConfig().with_values(PRESETS[name])
+
+
+@pytest.mark.parametrize(
+    ("preset", "values", "expected"),
+    [
+        ("default", {}, {"optimizer": "muon", "epochs": 15, "cutout": 8}),
+        ("fast", {}, {"optimizer": "muon", "epochs": 7, "cutout": 0, "width": 32}),
+        ("best", {}, {"optimizer": "muon", "epochs": 60, "width": 128}),
+        ("fast", {"backbone": "lenet"}, {"optimizer": "adamw", "epochs": 7}),
+        ("best", {"backbone": "googlenet"}, {"optimizer": "nesterov", "lr": 0.1, "cutout": 8}),
+        ("default", {"dataset": "digits"}, {"optimizer": "muon", "epochs": 12, "cutout": 0}),
+    ],
+)
+def test_the_preset_goes_before_fast_resnet_and_behind_other_networks(
+    preset: str, values: dict, expected: dict
+) -> None:
+    found = suited(TrainClassifyConfig(), preset, values, CLASSIFY_SETTINGS)
+    assert {name: found[name] for name in expected} == expected
+    TrainClassifyConfig().with_values(found | values)
 
 
 @pytest.mark.parametrize(
