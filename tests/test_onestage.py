@@ -152,13 +152,13 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("model", MODELS)
 def test_two_pictures_are_learnt_by_heart(model: str) -> None:
     batch = batch_of()
-    detector = trained(model, batch, 120)
+    detector = trained(model, batch, 240)
     found = detector.find(batch.images)
     for picture, truth in zip(found, batch.targets, strict=True):
         sure = picture.subset(picture.scores > 0.5)
         assert sorted(sure.labels) == sorted(truth.labels.tolist())
         for box, label in zip(truth.boxes.numpy(), truth.labels.tolist(), strict=True):
-            assert iou(sure.boxes[sure.labels == label][0], box) > 0.5
+            assert iou(sure.boxes[sure.labels == label][0], box) > 0.7
     # The same weights, built anew, tell the same.
     again = detector_of(model)
     again.load_state_dict(detector.state_dict())
