@@ -49,3 +49,8 @@ def learnt_and_indexed(folder: Path) -> Path:
     run("build-index", folder / "pictures" / "train", "--model", folder / "run",
         "--out", folder / "g.gallery")  # fmt: skip
     return folder
+
+
+def photo(place: Path) -> Path:
+    """A picture that no gallery has."""
+    return place / "pictures" / "test" / "g" / "0.png"

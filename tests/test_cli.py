@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import learnt_and_indexed, run
+from commands import learnt_and_indexed, photo, run
 from nasty_pictures import make_nasty_pictures
 from PIL import Image
 
@@ -36,10 +36,6 @@ def build_index(place: Path, out: Path) -> list[object]:
 @pytest.fixture(autouse=True)
 def no_gallery_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETRIEVAL_GALLERY", raising=False)
-
-
-def photo(place: Path) -> Path:
-    return place / "pictures" / "test" / "g" / "0.png"
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import TRAIN, learnt, run
+from commands import TRAIN, learnt, photo, run
 from PIL import Image
 
 
@@ -17,10 +17,6 @@ from PIL import Image
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, and a run trained on them."""
     return learnt(tmp_path_factory.mktemp("learn"))
-
-
-def photo(place: Path) -> Path:
-    return place / "pictures" / "test" / "g" / "0.png"
 
 
 def test_show_augment_writes_a_grid(place: Path, tmp_path: Path) -> None:
