@@ -143,8 +143,8 @@ class Classifier(Network):
     def probabilities(self, images: Tensor, views: str = "none") -> Tensor:
         """Probabilities (B,L) of standardised pictures, the mean over views of each.
 
-        "flip" adds the mirror image; "crops" takes the picture and four others, shifted by a sixteenth
-        of the side to each corner (borders mirrored), and the mirror images of all five.
+        "flip" adds the mirror image; "crops" takes the picture and four others, shifted by a
+        thirty-second of the side to each corner (borders mirrored), and the mirror images of all five.
         """
         seen = VIEWS[views](images)
         return torch.stack([self(view).softmax(1) for view in seen]).mean(0)
@@ -152,7 +152,7 @@ class Classifier(Network):
 
 def _crops(images: Tensor) -> list[Tensor]:
     size = images.shape[2]
-    reach = max(size // 16, 1)
+    reach = max(size // 32, 1)
     padded = nn.functional.pad(images, (reach,) * 4, mode="reflect")
     places = [(reach, reach), *((y, x) for y in (0, 2 * reach) for x in (0, 2 * reach))]
     crops = [padded[:, :, y : y + size, x : x + size] for y, x in places]

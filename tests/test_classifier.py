@@ -108,15 +108,17 @@ def test_pictures_that_are_too_small_name_the_smallest_size() -> None:
         classifier_of("lenet", classes=("one",))
 
 
-def test_views_are_averaged_as_a_loop_does() -> None:
-    network = classifier_of("softmax")
-    images = torch.randn(2, 3, 32, 32)
+@pytest.mark.parametrize(("size", "reach"), [(16, 1), (32, 1), (95, 2)])
+def test_views_are_averaged_as_a_loop_does(size: int, reach: int) -> None:
+    network = classifier_of("softmax", image_size=size)
+    images = torch.randn(2, 3, size, size)
     flipped = (network.probabilities(images) + network.probabilities(images.flip(3))) / 2
     torch.testing.assert_close(network.probabilities(images, "flip"), flipped)
     total = torch.zeros(2, 3)
-    for dy, dx in ((0, 0), (-2, -2), (-2, 2), (2, -2), (2, 2)):
-        rows = [abs(y + dy) if y + dy < 32 else 62 - (y + dy) for y in range(32)]
-        columns = [abs(x + dx) if x + dx < 32 else 62 - (x + dx) for x in range(32)]
+    last = size - 1
+    for dy, dx in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
+        rows = [last - abs(last - abs(y + reach * dy)) for y in range(size)]
+        columns = [last - abs(last - abs(x + reach * dx)) for x in range(size)]
         crop = images[:, :, rows][:, :, :, columns]
         total += network(crop).softmax(1) + network(crop.flip(3)).softmax(1)
     torch.testing.assert_close(network.probabilities(images, "crops"), total / 10)
