@@ -133,6 +133,6 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     x = wide / (wide.norm() + 1e-7)
     for _ in range(ORTHOGONAL_ROUNDS):
         squared = x @ x.T
-        squared = torch.addmm(squared, squared, squared, beta=-4.7750, alpha=2.0315)
-        x = torch.addmm(x, squared, x, beta=3.4445)
+        turn = torch.addmm(squared, squared, squared, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, turn, x, beta=3.4445)
     return x if wide is matrix else x.T
