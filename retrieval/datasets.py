@@ -4,7 +4,6 @@ A data set is a name (cifar10, cifar100, mnist, fashion-mnist, digits), a folder
 or a CSV file. All become ``LabeledImages``.
 """
 
-import csv
 import dataclasses
 import os
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
 from retrieval.labeled_images import UNLABELED, LabeledImages
 from retrieval.picture_cache import decode_pictures
@@ -73,8 +73,8 @@ def has_test_part(name: str) -> bool:
     if Path(name).is_dir():
         return any((Path(name) / part).is_dir() for part in SPLIT_FOLDERS["train"])
     if Path(name).is_file():
-        with Path(name).open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            return bool({"split", "is_query"} & set(next(csv.reader(stream), ())))
+        with csv_rows(Path(name)) as (columns, _):
+            return not {"split", "is_query"}.isdisjoint(columns)
     return True
 
 

@@ -1,9 +1,9 @@
 """Which picture files a folder or a CSV file has for a part, and of which class each is."""
 
-import csv
 import dataclasses
 from pathlib import Path
 
+from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
 from retrieval.images import find_images
 
@@ -67,25 +67,20 @@ def list_csv(file: Path, split: str) -> PictureList:
     """
     paths, labels = [], []
     names: set[str] = set()
-    try:
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(stream)
-            missing = [c for c in ("path", "label") if c not in (reader.fieldnames or ())]
-            if missing:
-                found = ", ".join(reader.fieldnames or ()) or "nothing"
-                raise DataError(
-                    f"{file} has no column {missing[0]!r}; its first line has: {found}; expected "
-                    "path,label[,split,is_query,is_gallery]"
-                )
-            for row in reader:
-                if not row["path"] or not row["label"]:
-                    raise DataError(f"{file}, line {reader.line_num}: path or label is missing")
-                names.add(row["label"])
-                if _belongs(row, split, f"{file}, line {reader.line_num}"):
-                    paths.append(file.parent / row["path"])
-                    labels.append(row["label"])
-    except csv.Error as error:
-        raise DataError(f"{file} is not a readable CSV file: {error}") from error
+    with csv_rows(file) as (columns, rows):
+        missing = [name for name in ("path", "label") if name not in columns]
+        if missing:
+            raise DataError(
+                f"{file} has no column {missing[0]!r}; its first line has: "
+                f"{', '.join(columns) or 'nothing'}; expected path,label[,split,is_query,is_gallery]"
+            )
+        for where, row in rows:
+            if not row["path"] or not row["label"]:
+                raise DataError(f"{where}: path or label is missing")
+            names.add(row["label"])
+            if _belongs(row, split, where):
+                paths.append(file.parent / row["path"])
+                labels.append(row["label"])
     return PictureList(str(file), paths, list(labels), tuple(sorted(names)))
 
 

@@ -1,12 +1,12 @@
 """Which pictures are to be indexed, with their labels and metadata."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
 from retrieval.images import find_images
 
@@ -49,10 +49,11 @@ def folder_name(path: Path) -> str:
 
 
 def _rows(file: Path) -> Iterator[Picture]:
-    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        reader = csv.DictReader(stream)
-        if "path" not in (reader.fieldnames or ()):
+    with csv_rows(file) as (columns, rows):
+        if "path" not in columns:
             raise DataError(f"{file} has no column 'path' in its first line")
-        for row in reader:
+        for where, row in rows:
+            if not row["path"]:
+                raise DataError(f"{where}: path is missing")
             metadata = {k: v for k, v in row.items() if k not in ("path", "label") and k and v}
             yield Picture(file.parent / row["path"], row.get("label") or None, metadata)

@@ -11,6 +11,7 @@ from typing import Any
 
 from index.atomic import atomic_file
 from index.items import NewItem
+from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
 
 BLOCK_ROWS = 8192
@@ -61,13 +62,10 @@ def _write_csv(file: Path, items: Iterable[NewItem]) -> None:
 
 
 def _read_csv(file: Path) -> Iterator[Row]:
-    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        reader = csv.DictReader(stream)
-        _check_columns(file, list(reader.fieldnames or ()))
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise DataError(f"{file}, line {reader.line_num}: {error}") from error
+    with csv_rows(file) as (columns, rows):
+        _check_columns(file, columns)
+        for _, row in rows:
+            yield dict(row)
 
 
 def _write_parquet(file: Path, items: Iterable[NewItem]) -> None:

@@ -28,7 +28,7 @@ LAYERS = [
     {"run_config"},
     {"config"},
     {"specs", "box_augment_config", "object_spec"},
-    {"settings"},
+    {"settings", "csv_rows"},
     {"errors", "models", "summary", "__init__"},
 ]  # fmt: skip
 

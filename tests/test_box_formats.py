@@ -313,7 +313,7 @@ def test_yolo_parts(tmp_path: Path) -> None:
         ("path,label,left,top,right,bottom\na.png,,1,2,3,4", "line 2: label is missing"),
         ("path,label,left,top,right,bottom\n,cat,1,2,3,4", "line 2: path is missing"),
         ("path,label,left,top,right,bottom\na.png,cat,1,2,3", "bottom is ''"),
-        ("path,label,left,top,right,bottom\na.png,cat,1,2,3,4,5", "more fields"),
+        ("path,label,left,top,right,bottom\na.png,cat,1,2,3,4,5", "more cells"),
         ('path,label,left,top,right,bottom\n"a.png,cat,1', "line 2: it is not sound CSV"),
         ("path,label,left,top,right,bottom,split\na.png,cat,1,2,3,4,x", "split is 'x'"),
         ("path,label,left,top,right,bottom,crowd\na.png,cat,1,2,3,4,x", "crowd is 'x'"),

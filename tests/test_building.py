@@ -205,9 +205,10 @@ def test_listing_takes_labels_and_metadata_from_a_csv(tmp_path: Path, pictures: 
     assert listed[1] == Picture(pictures / "b" / "1.png", None, {})
     assert len(listed) == 5  # a/0.png once
     assert list_pictures([pictures / "a"], labels_from_folder=False)[0].label is None
-    file.write_text("file\nx\n")
-    with pytest.raises(DataError, match="'path'"):
-        list_pictures([file])
+    for wrong, told in (("file\nx\n", "'path'"), ("label,path\ncat\n", "line 2: path is missing")):
+        file.write_text(wrong)
+        with pytest.raises(DataError, match=told):
+            list_pictures([file])
 
 
 def test_a_moved_folder_answers_with_the_new_paths(

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from retrieval.csv_rows import csv_rows
 from retrieval.detection.annotations import (
     AnnotatedPicture,
     Annotation,
@@ -41,24 +42,16 @@ def read_boxes(file: Path, split: str) -> Listing:
     folders = places + [place / name for place in places for name in FOLDERS]
     found: dict[str, AnnotatedPicture] = {}
     classes = set()
-    try:
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-            columns = _columns(reader.fieldnames or (), file)
-            for row in reader:
-                where = f"{file}, line {reader.line_num}"
-                name, annotation = _line(row, columns, where)
-                if annotation is not None:
-                    classes.add(annotation.label)
-                if _belongs(row, split, where):
-                    picture = found.get(name) or AnnotatedPicture(find_picture(name, folders), [])
-                    objects = [*picture.objects, annotation] if annotation else picture.objects
-                    found[name] = AnnotatedPicture(picture.path, objects)
-    except csv.Error as error:
-        line = reader.reader.line_num  # beyond that of the last whole row
-        raise DataError(f"{file}, line {line}: it is not sound CSV ({error})") from error
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    with csv_rows(file, skipinitialspace=True) as (names, rows):
+        columns = _columns(names, file)
+        for where, row in rows:
+            name, annotation = _line(row, columns, where)
+            if annotation is not None:
+                classes.add(annotation.label)
+            if _belongs(row, split, where):
+                picture = found.get(name) or AnnotatedPicture(find_picture(name, folders), [])
+                objects = [*picture.objects, annotation] if annotation else picture.objects
+                found[name] = AnnotatedPicture(picture.path, objects)
     return Listing(tuple(sorted(classes)), list(found.values()))
 
 
@@ -79,12 +72,10 @@ def _line(
     row: dict[str, str], columns: tuple[str, str, tuple[str, ...]], where: str
 ) -> tuple[str, Annotation | None]:
     path, label, edges = columns
-    name = (row[path] or "").strip()
+    name = row[path].strip()
     if not name:
         raise DataError(f"{where}: {path} is missing")
-    if None in row:
-        raise DataError(f"{where}: it has more fields than the first line names")
-    texts = [(row[column] or "").strip() for column in (label, *edges)]
+    texts = [row[column].strip() for column in (label, *edges)]
     if not any(texts):
         return name, None
     if not texts[0]:
