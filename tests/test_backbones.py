@@ -62,6 +62,46 @@ def test_smallest_is_the_least_side_with_a_map_of_two_by_two(name: str, stem: st
     assert abs(size / trunk.stride - side(size)) <= 3
 
 
+CASES = [
+    ("fast-resnet", "small"),
+    ("resnet18", "small"),
+    ("resnet18", "stock"),
+    ("resnet50", "small"),
+]
+
+
+@pytest.mark.parametrize(("name", "stem"), CASES)
+def test_backbones_keep_their_contract(name: str, stem: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(NetworkSpec(backbone=name, width=8, stem=stem))
+    assert isinstance(backbone, Backbone)
+    side = 64 if stem == "stock" else 32
+    features = backbone(torch.randn(2, 3, side, side))
+    assert features.shape[:2] == (2, backbone.out_channels)
+    assert min(features.shape[2:]) >= 2
+    assert abs(side / backbone.stride - features.shape[2]) <= 1
+    features.square().sum().backward()
+    without = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize(("name", "stem"), [*CASES, ("resnet50", "stock")])
+def test_maps_have_the_size_that_the_contract_names(name: str, stem: str) -> None:
+    with torch.device("cpu" if name == "fast-resnet" else "meta"):  # meta: shapes without sums
+        backbone = build_backbone(NetworkSpec(backbone=name, width=8, stem=stem))
+        smallest, stride = backbone.smallest, backbone.stride
+        for height, width in ((smallest, smallest), (2 * stride + 1, 5 * stride), (97, 64)):
+            shape = backbone(torch.empty(2, 3, height, width)).shape
+            sides = (height, width)
+            if name == "fast-resnet":
+                expected = [(side - 1) // stride for side in sides]
+            else:
+                expected = [-(-side // stride) for side in sides]
+            assert shape == (2, backbone.out_channels, *expected)
+        below = backbone(torch.empty(2, 3, smallest - 1, smallest - 1)).shape
+        assert below[2:] == (1, 1)
+
+
 HEADS = ("fc.", "classifier.", "aux", "AuxLogits.")
 
 

@@ -1,0 +1,79 @@
+"""Published weights in files: read, and refused."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from retrieval.backbones import build_backbone
+from retrieval.errors import CheckpointError, ConfigError
+from retrieval.specs import NetworkSpec
+
+
+def backbone_called(name: str, weights: str | None = None, **options: object) -> nn.Module:
+    return build_backbone(NetworkSpec(backbone=name, **options), weights)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_are_read_from_a_file(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(0)
+    theirs = models.resnet18()
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(theirs.state_dict(), file)
+    else:
+        save_file(theirs.state_dict(), file)
+    ours = backbone_called("resnet18", stem="stock", weights=str(file)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    expected = nn.Sequential(*list(theirs.eval().children())[:-2])(images)
+    torch.testing.assert_close(ours(images), expected)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--stem stock"):
+        backbone_called("resnet18", weights="imagenet")
+    with pytest.raises(ConfigError, match="no published weights"):
+        backbone_called("fast-resnet", weights="imagenet")
+    with pytest.raises(CheckpointError, match=r"missing\.pth"):
+        backbone_called("resnet18", stem="stock", weights=str(tmp_path / "missing.pth"))
+    torch.save(
+        {"conv1.weight": torch.zeros(64, 3, 7, 7), "odd": torch.zeros(1)}, tmp_path / "w.pth"
+    )
+    with pytest.raises(CheckpointError, match=r"are missing.*1 are unknown"):
+        backbone_called("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"first: bn1.*0 are unknown"):
+        backbone_called("resnet18", stem="stock", weights=str(tmp_path / "w.pth"))
+    torch.save(models.resnet18().state_dict(), tmp_path / "w18.pth")
+    with pytest.raises(CheckpointError, match="does not hold weights of resnet50: 165 are missing"):
+        backbone_called("resnet50", stem="stock", weights=str(tmp_path / "w18.pth"))
+    torch.save(models.resnet18().state_dict() | {"bn1.bias": torch.zeros(3)},
+               tmp_path / "shape.pth")  # fmt: skip
+    with pytest.raises(CheckpointError, match="cannot read weights of resnet18") as caught:
+        backbone_called("resnet18", stem="stock", weights=str(tmp_path / "shape.pth"))
+    assert "\n" not in str(caught.value)
+    for data in (b"", b"text", [1, 2]):
+        (tmp_path / "w.safetensors").write_bytes(bytes(data))
+        torch.save(data, tmp_path / "w.pth")
+        for name in ("w.pth", "w.safetensors"):
+            with pytest.raises(CheckpointError, match=name):
+                backbone_called("resnet18", stem="stock", weights=str(tmp_path / name))
+    marker = tmp_path / "pwned"
+    (tmp_path / "evil.pth").write_bytes(_evil_pickle(marker))
+    with pytest.raises(CheckpointError):
+        backbone_called("resnet18", stem="stock", weights=str(tmp_path / "evil.pth"))
+    assert not marker.exists()
+
+
+def _evil_pickle(marker: Path) -> bytes:
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return subprocess.call, (["touch", str(marker)],)
+
+    return pickle.dumps(Evil())
