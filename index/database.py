@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from index.atomic import sync_folder, write_atomically
-from index.descriptors import hold, read_blocks
+from index.descriptors import File, file_key, hold, read_blocks
 from index.errors import DamagedGallery, GalleryError, GalleryLocked, NotAGallery
 
 DATABASE = "gallery.sqlite"
@@ -83,6 +83,7 @@ class Database(sqlite3.Connection):
     """A connection in autocommit mode whose failures are GalleryErrors."""
 
     file: Path
+    key: File
     let_go: Callable[[], object]
 
     def close(self) -> None:
@@ -140,13 +141,21 @@ def connect(folder: Path, *, create: bool = False) -> Database:
     db = sqlite3.connect(
         location, timeout=BUSY_SECONDS, isolation_level=None, factory=Database, uri=True
     )
-    db.file, db.let_go = file, hold(file, db)
+    db.file, db.key, db.let_go = file, *hold(file, db)
     db.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     if create:
         db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # commits are on the disk before they count
     db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return db
+
+
+def is_database_of(db: Database, folder: Path) -> bool:
+    """Whether a connection is to the database that lies in a folder now: it may have been replaced."""
+    try:
+        return file_key(folder / DATABASE) == db.key
+    except FileNotFoundError:
+        return False
 
 
 def read_settings(db: Database, folder: Path) -> dict[str, Any]:

@@ -20,15 +20,23 @@ _descriptors: dict[File, int] = {}
 _connections: dict[File, int] = {}
 
 
-def hold(file: Path, connection: object) -> weakref.finalize:
-    """Keep a descriptor of the file as long as the connection; calling the result lets go of it."""
+def file_key(file: Path) -> File:
+    """Which file that is, by whatever name. Raises OSError where there is none."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def hold(file: Path, connection: object) -> tuple[File, weakref.finalize]:
+    """Keep a descriptor of the file as long as the connection.
+
+    Returns which file it is, and what lets go of it when called.
+    """
     with _lock:
-        status = file.stat()
-        key = (status.st_dev, status.st_ino)
+        key = file_key(file)
         if key not in _descriptors:
             _descriptors[key] = os.open(file, os.O_RDONLY)
         _connections[key] = _connections.get(key, 0) + 1
-        return weakref.finalize(connection, _let_go, key)
+        return key, weakref.finalize(connection, _let_go, key)
 
 
 def _let_go(key: File) -> None:
@@ -42,8 +50,7 @@ def _let_go(key: File) -> None:
 def read_blocks(file: Path) -> Iterator[bytes]:
     """The bytes of a file, a block at a time."""
     with _lock:
-        status = file.stat()
-        held = _descriptors.get((status.st_dev, status.st_ino))
+        held = _descriptors.get(file_key(file))
         descriptor = os.open(file, os.O_RDONLY) if held is None else held
         try:
             at = 0

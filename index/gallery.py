@@ -25,7 +25,7 @@ import numpy as np
 
 from index import items as store
 from index.approximate_search import approximate_search
-from index.database import check_seal, connect, read_settings
+from index.database import check_seal, connect, is_database_of, read_settings
 from index.errors import ModelMismatch, VectorError
 from index.exact_search import exact_search
 from index.items import Item, NewItem
@@ -47,10 +47,18 @@ class Gallery:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.db = connect(self.path)
-        read_settings(self.db, self.path)  # an unknown format is not damage
-        check_seal(self.path)
-        self.snapshot = load_snapshot(self.db, self.path)
+        self._connect()
+
+    def _connect(self) -> None:
+        db = connect(self.path)
+        try:
+            read_settings(db, self.path)  # an unknown format is not damage
+            check_seal(self.path)
+            self.snapshot = load_snapshot(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        self.db = db
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -90,8 +98,12 @@ class Gallery:
 
     @property
     def image_root(self) -> Path:
-        """The folder that item paths are relative to; itself kept relative to the gallery."""
-        return Path(os.path.abspath(self.path / self.settings["image_root"]))
+        """The folder that item paths are relative to; itself kept relative to the gallery.
+
+        To the folder itself, where ``path`` is a link to it.
+        """
+        folder = self.path.resolve() if self.path.is_symlink() else self.path
+        return Path(os.path.abspath(folder / self.settings["image_root"]))
 
     @property
     def objects(self) -> dict[str, Any] | None:
@@ -150,7 +162,16 @@ class Gallery:
             )
 
     def refresh(self) -> bool:
-        """Go to the newest commit; True if there was a newer one."""
+        """Go to the newest commit; True if there was a newer one.
+
+        Where the folder holds another gallery by now, as after ``build-index --overwrite``, go to that
+        one. Raises NotAGallery where it holds none.
+        """
+        if not is_database_of(self.db, self.path):
+            replaced = self.db
+            self._connect()
+            replaced.close()
+            return True
         before = self.snapshot
         self.snapshot = load_snapshot(self.db, self.path, before)
         return self.snapshot is not before

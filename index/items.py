@@ -65,7 +65,7 @@ def insert_items(db: Database, first_id: int, items: Sequence[NewItem]) -> None:
 def bury(db: Database, ids: Iterable[int]) -> int:
     """Mark items dead; how many of them were alive."""
     count = 0
-    for item_id in ids:
+    for item_id in map(int, ids):  # SQLite takes numbers of numpy for bytes
         removed = db.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount
         if removed:
             db.execute("INSERT INTO dead VALUES (?)", (item_id,))

@@ -1,5 +1,6 @@
 """Making a gallery: a folder with a database, a model and nothing else yet."""
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
@@ -19,12 +20,13 @@ from index.database import (
     write_seal,
     write_settings,
 )
-from index.errors import GalleryError
+from index.errors import DamagedGallery, GalleryError
 from index.gallery import Gallery
+from index.lock import take_lock
 from index.neighbors import METRICS
-from index.planner import Limits
-from index.storage import FLOATS
-from index.vector_index import FLAT, check_key
+from index.planner import Limits, check_budget
+from index.storage import FLOATS, Storage
+from index.vector_index import AUTO, FLAT, check_key
 
 
 def create_gallery(
@@ -40,19 +42,26 @@ def create_gallery(
     limits: Limits | None = None,
     detector: dict[str, bytes] | None = None,
     objects: dict[str, Any] | None = None,
+    n_vectors: int = 0,
+    overwrite: bool = False,
 ) -> Gallery:
     """A new, empty gallery in the folder ``path``, which must not exist or be empty.
 
-    ``model``: file name → content of the embedder. With ``objects``, which says how they are found, the
-    items are parts of pictures, see ``index.parts``; ``detector`` is what finds them. Raises
-    GalleryError where something is in the way, IndexKeyError for an index key that is unknown or does
-    not go with the metric.
+    With ``overwrite`` it takes the place of a gallery that is there. ``model``: file name → content of
+    the embedder. With ``objects``, which says how they are found, the items are parts of pictures, see
+    ``index.parts``; ``detector`` is what finds them. Raises GalleryError where something is in the way,
+    IndexKeyError for an index key that is unknown or does not go with the metric, BudgetError where
+    no index of ``n_vectors``, which are to come, keeps to the limits. Then all stays as it was.
     """
     if metric not in METRICS or dtype not in FLOATS:
         raise GalleryError(f"metric {metric!r} or dtype {dtype!r} is none of {METRICS}, {FLOATS}")
     check_key(index_key, metric, dim)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise GalleryError(f"{path} exists already; give --overwrite to replace it")
+    limits = limits or Limits()
+    if index_key == AUTO:
+        check_budget(n_vectors, dim, metric, Storage(dtype, dim, metric).row_bytes, limits)
+    if path.is_symlink():
+        path = path.resolve()
+    _check_place(path, overwrite)
     # Built aside and renamed: a crash leaves no half gallery under the name.
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         shutil.rmtree(left)
@@ -70,16 +79,45 @@ def create_gallery(
         "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
         "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
         "embedder_id": embedder_id, "image_root": root, "plan": None,
-        "limits": dataclasses.asdict(limits or Limits()),
+        "limits": dataclasses.asdict(limits),
         **({} if objects is None else {"objects": objects}),
     })  # fmt: skip
     db.execute("COMMIT")
     db.close()
     write_seal(aside)
-    if path.exists():
-        path.rmdir()
-    aside.rename(path)
+    _take_place(aside, path)
     return Gallery.open(path)
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    """Raises GalleryError where something is at ``path`` that must not be replaced."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (overwrite and path.is_dir()):
+        raise GalleryError(f"{path} exists already; give --overwrite to replace it")
+    # One that is damaged is a gallery too, and can be built again.
+    with contextlib.suppress(DamagedGallery):
+        Gallery.open(path).close()
+
+
+def _take_place(aside: Path, path: Path) -> None:
+    """Rename a finished gallery to ``path``; what it replaces is deleted only then."""
+    if not path.exists():
+        aside.rename(path)
+        return
+    if not any(path.iterdir()):
+        path.rmdir()
+        aside.rename(path)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        with take_lock(path):
+            path.rename(old)
+            aside.rename(path)
+    except GalleryError:
+        shutil.rmtree(aside)
+        raise
+    shutil.rmtree(old)
 
 
 def _write_file(db: Database, folder: Path, name: str, data: bytes) -> None:

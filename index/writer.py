@@ -22,6 +22,7 @@ from index.compaction import groups_to_join, groups_to_rewrite, rows_of
 from index.database import (
     BUSY_SECONDS,
     CHECKS,
+    Database,
     break_seal,
     is_sealed,
     write_seal,
@@ -48,10 +49,15 @@ class GalleryWriter:
     """The one writer of a gallery, from ``with gallery.writer() as writer`` to its end."""
 
     def __init__(self, gallery: Gallery, wait: float = 0.0) -> None:
-        self.gallery, self.path, self.db = gallery, gallery.path, gallery.db
+        self.gallery, self.path = gallery, gallery.path
         self.wait = wait
         self._lock: IO[str] | None = None
         self._together = False
+
+    @property
+    def db(self) -> Database:
+        """The database; once the lock is held, that of the gallery which is there by then."""
+        return self.gallery.db
 
     def __enter__(self) -> Self:
         self._lock = take_lock(self.path, self.wait)

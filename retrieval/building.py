@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,12 +41,15 @@ def open_or_create(
     index_key: str | None = None,
     limits: Limits | None = None,
     dtype: str | None = None,
+    n_pictures: int = 0,
     overwrite: bool = False,
     objects: Path | None = None,
     object_options: Mapping[str, Any] | None = None,
 ) -> Gallery:
     """The gallery at ``out`` for pictures of ``sources``: a new one, or one that is continued.
 
+    With ``overwrite`` it is a new one in any case, and one that is there is deleted once the new one
+    can be made. ``n_pictures`` are to come: limits that cannot be kept with these are refused now.
     With ``objects``, a detector, it is one of the objects that this finds; ``object_options`` are
     fields of ``ObjectsSpec``.
     An existing gallery must have been made by the same model and detector with the same metric and
@@ -61,9 +63,7 @@ def open_or_create(
     options = ObjectsSpec.from_dict(object_options or {})
     kind = None if objects is None else _objects_kind(objects, detector, options)
     metric = metric or embedder.spec.distance
-    if out.exists() and overwrite:
-        _forget(out)
-    if out.is_dir() and any(out.iterdir()):
+    if not overwrite and out.is_dir() and any(out.iterdir()):
         gallery = Gallery.open(out)
         gallery.check_model(identity, str(model))
         wanted = {"metric": metric, "index": index_key, "dtype": dtype}
@@ -96,6 +96,8 @@ def open_or_create(
         dtype=dtype or "float32",
         detector=detector,
         objects=kind,
+        n_vectors=n_pictures,
+        overwrite=overwrite,
     )
 
 
@@ -127,16 +129,6 @@ def _check_objects(gallery: Gallery, kind: dict[str, Any] | None, given: Sequenc
             how = "another detector" if name == "detector" else f"--{name} {there[name]}"
             how = how.replace("_", "-")
             raise GalleryError(f"{gallery.path} was made with {how}; {remedy}")
-
-
-def _forget(out: Path) -> None:
-    """Delete a gallery, and nothing that is not one."""
-    if out.is_dir() and any(out.iterdir()):
-        with Gallery.open(out).writer():  # raises if it is no gallery, or being written to
-            pass
-        aside = out.with_name(f".{out.name}.{os.getpid()}.old")
-        out.rename(aside)
-        shutil.rmtree(aside)
 
 
 def _common_root(sources: Sequence[Path]) -> Path:
@@ -273,7 +265,7 @@ def remove_pictures(
         chosen = _chosen(gallery, pictures, ids)
         if where is not None:
             matching = {int(i) for i in gallery.matching(where)}
-            chosen = chosen & matching if pictures or ids else matching
+            chosen = chosen & matching if len(pictures) + len(ids) else matching
         removed = writer.remove(sorted(chosen))
         writer.refresh_index()
     return removed

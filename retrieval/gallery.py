@@ -1,7 +1,6 @@
 """Galleries of pictures, for programs: what the commands do, as methods. See docs/galleries.md."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,13 +18,16 @@ Sources = Path | str | Sequence[Path | str]
 class Gallery:
     """Pictures that can be found by pictures.
 
-    It answers from the newest commit, whichever process made it. Changes wait ``wait`` seconds for
+    It answers from the newest commit, whichever process made it, and from the gallery that has taken
+    the place of an older one. Changes wait ``wait`` seconds for
     another writer, then raise GalleryLocked. All errors are GalleryErrors and RetrievalErrors.
     """
 
     def __init__(self, vectors: VectorGallery) -> None:
         self.vectors = vectors
         """The vectors, items and index beneath: see ``index.gallery``."""
+        self._asking: Searcher | None = None
+        self._made_by: dict[str, Any] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -120,17 +122,17 @@ class Gallery:
         that cannot be read.
         """
         self.vectors.refresh()
-        answers, unreadable = self._searcher.query_files(_paths(photos), k, **options)
+        answers, unreadable = self._searcher().query_files(_paths(photos), k, **options)
         for photo, reason in unreadable:
             raise ImageError(f"{photo}: {reason}")
         return answers
 
-    @cached_property
     def _searcher(self) -> Searcher:
-        searcher = Searcher.open(self.vectors.path)
-        searcher.gallery.close()
-        searcher.gallery = self.vectors
-        return searcher
+        # It holds the models that made the gallery, and another gallery may be there by now.
+        made_by = {"embedder": self.vectors.embedder_id, "objects": self.vectors.objects}
+        if self._asking is None or made_by != self._made_by:
+            self._asking, self._made_by = Searcher(self.vectors), made_by
+        return self._asking
 
 
 def _paths(sources: Sources) -> list[Path]:

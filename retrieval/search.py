@@ -84,6 +84,8 @@ class Searcher:
 
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
+        for note in gallery.notes:
+            logger.warning("%s", note)
 
     @classmethod
     def open(cls, path: Path, model: Path | None = None) -> Self:
@@ -92,8 +94,6 @@ class Searcher:
         ``model``, if given, must be that model too: ModelMismatch is raised if it is not.
         """
         gallery = Gallery.open(path)
-        for note in gallery.notes:
-            logger.warning("%s", note)
         if model is not None:
             from retrieval.checkpoint import embedder_id
 

@@ -4,14 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from index.errors import GalleryLocked
 from index.gallery import Gallery as VectorGallery
+from retrieval.checkpoint import save_network
 from retrieval.cli import main
+from retrieval.embedder import Embedder
 from retrieval.errors import ImageError
 from retrieval.gallery import Gallery
+from retrieval.specs import EmbedderSpec
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "galleries.md").read_text()
 
@@ -109,3 +113,37 @@ def test_commands_print_json_for_programs_and_one_line_for_errors(photos: Path) 
     assert "into itself" in run("merge", "g.gallery", *given, code=1)
     assert "neither embeddings.npy" in run("import", "photos", "--out", "x.gallery", code=1)
     assert "is not a folder" in run("sync", "photo.png", *given, code=1)
+
+
+def test_a_service_goes_on_with_the_gallery_that_took_the_place(
+    photos: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    other = Embedder(EmbedderSpec(width=8, image_size=17, embedding_dim=6))
+    save_network(other, tmp_path / "other.safetensors")
+    with Gallery.create("g.gallery", images=photos) as service:
+        service.add(photos)
+        assert [hit.label for hit in service.query("photo.png", k=9)[0].hits].count("tulip") == 4
+        build = ["build-index", "photos/rose", "--out", "g.gallery", "--overwrite"]
+        done = CliRunner().invoke(main, [*build, "--model", "other.safetensors"])
+        assert done.exit_code == 0, done.output
+        (answer,) = service.query("photos/rose/0.png", k=9)
+        assert [hit.label for hit in answer.hits] == ["rose"] * 4
+        assert answer.hits[0].distance == pytest.approx(0, abs=1e-5)
+        assert len(service) == 4
+        assert service.add(photos).added == 4
+    assert Gallery.open("g.gallery").info()["pictures"] == 8
+
+
+def test_mistakes_cost_no_gallery(photos: Path) -> None:
+    with Gallery.create("g.gallery", images=photos) as gallery:
+        gallery.add(photos)
+    for mistake in (
+        ["fotos"],
+        ["photos", "--index", "bogus"],
+        ["photos", "--max-index-memory-usage", "10"],
+        ["photos", "--model", "none"],
+    ):
+        build = ["build-index", *mistake, "--out", "g.gallery", "--overwrite"]
+        assert CliRunner().invoke(main, build).exit_code == 1
+        assert len(Gallery.open("g.gallery")) == 8

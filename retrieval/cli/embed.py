@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from retrieval.cli.gallery import embed_with, filling_options
+from retrieval.cli.gallery import embed_with, filling_options, list_with
 from retrieval.cli.options import model_option, print_json
 
 
@@ -24,6 +24,7 @@ def embed(
     pictures: tuple[Path, ...],
     model: Path,
     out: Path,
+    labels: str,
     as_json: bool,
     **filling: Any,
 ) -> None:
@@ -36,7 +37,7 @@ def embed(
     from retrieval.embedding import write_embeddings
 
     write = partial(write_embeddings, model=model, out=out)
-    summary = embed_with(write, pictures, **filling)
+    summary = embed_with(write, list_with(pictures, labels), **filling)
     if as_json:
         print_json({"out": str(out), **summary.to_dict()})
     else:

@@ -1,6 +1,6 @@
 """Commands that bring pictures into galleries and take them out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,7 @@ def build_index(
     margin: float | None,
     whole: bool | None,
     wait: float,
+    labels: str,
     as_json: bool,
     **filling: Any,
 ) -> None:
@@ -144,12 +145,13 @@ def build_index(
         option = next(iter(given)).replace("_", "-")
         raise ConfigError(f"--{option} is of galleries of objects; give --objects DETECTOR with it")
     store = code_to_store(codes_only, index_key)
+    listed = list_with(pictures, labels)
     gallery = building.open_or_create(
         out, model, sources=pictures, metric=metric, index_key=index_key, dtype=dtype,
-        overwrite=overwrite, objects=objects, object_options=given,
+        n_pictures=len(listed), overwrite=overwrite, objects=objects, object_options=given,
         limits=limits_of(None, max_index_memory_usage, max_query_time_ms, recall_target),
     )  # fmt: skip
-    summary = _fill_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
+    summary = _fill_with(partial(building.fill, gallery, wait=wait), listed, **filling)
     if store is not None and not summary.interrupted and len(gallery):
         with gallery.writer(wait) as writer, Progress("Coding", None, "vectors") as progress:
             writer.encode(store, progress.set_of)
@@ -167,6 +169,7 @@ def add(
     pictures: tuple[Path, ...],
     gallery_path: Path | None,
     wait: float,
+    labels: str,
     as_json: bool,
     **filling: Any,
 ) -> None:
@@ -182,7 +185,8 @@ def add(
     from retrieval import building
 
     gallery = Gallery.open(find_gallery(gallery_path))
-    summary = _fill_with(partial(building.fill, gallery, wait=wait), pictures, **filling)
+    listed = list_with(pictures, labels)
+    summary = _fill_with(partial(building.fill, gallery, wait=wait), listed, **filling)
     _print_summary(summary, gallery, as_json)
 
 
@@ -197,6 +201,7 @@ def sync(
     gallery_path: Path | None,
     dry_run: bool,
     wait: float,
+    labels: str,
     as_json: bool,
     **filling: Any,
 ) -> None:
@@ -215,17 +220,24 @@ def sync(
 
     gallery = Gallery.open(find_gallery(gallery_path))
 
-    def run(pictures: list["Picture"], **options: Any) -> "FillSummary":
+    def run(pictures: Sequence["Picture"], **options: Any) -> "FillSummary":
         return building.sync(gallery, folders, pictures, wait=wait, dry_run=dry_run, **options)
 
-    summary = _fill_with(run, folders, **filling)
+    summary = _fill_with(run, list_with(folders, labels), **filling)
     _print_summary(summary, gallery, as_json)
     if dry_run:
         say("Nothing was changed: this was a dry run.")
 
 
+def list_with(sources: tuple[Path, ...], labels: str) -> list["Picture"]:
+    """The pictures in files, folders and CSV files, labelled as the option says."""
+    from retrieval.pictures import list_pictures
+
+    return list_pictures(sources, labels_from_folder=labels == "folder")
+
+
 def _fill_with(
-    fill: Callable[..., "FillSummary"], pictures: tuple[Path, ...], **filling: Any
+    fill: Callable[..., "FillSummary"], pictures: Sequence["Picture"], **filling: Any
 ) -> "FillSummary":
     """Embed into a gallery, with progress of the index that is built at the end."""
     from retrieval.progress import Stages
@@ -236,20 +248,17 @@ def _fill_with(
 
 def embed_with(
     fill: Callable[..., "FillSummary"],
-    pictures: tuple[Path, ...],
+    pictures: Sequence["Picture"],
     *,
-    labels: str,
     device: str,
     **options: Any,
 ) -> "FillSummary":
-    """List the pictures, choose the device, and fill with progress."""
+    """Choose the device, and fill with progress."""
     from retrieval.device import choose_device
-    from retrieval.pictures import list_pictures
     from retrieval.progress import Progress
 
-    listed = list_pictures(pictures, labels_from_folder=labels == "folder")
-    with Progress("Embedding", len(listed), "pictures") as progress:
-        return fill(listed, device=choose_device(device), on_progress=progress.update, **options)
+    with Progress("Embedding", len(pictures), "pictures") as progress:
+        return fill(pictures, device=choose_device(device), on_progress=progress.update, **options)
 
 
 def _print_summary(summary: "FillSummary", gallery: Any, as_json: bool) -> None:
