@@ -63,8 +63,7 @@ def create_gallery(
         path = path.resolve()
     _check_place(path, overwrite)
     # Built aside and renamed: a crash leaves no half gallery under the name.
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        shutil.rmtree(left)
+    _sweep(path, "part")
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir(parents=True)
     db = connect(aside, create=True)
@@ -117,7 +116,13 @@ def _take_place(aside: Path, path: Path) -> None:
     except GalleryError:
         shutil.rmtree(aside)
         raise
-    shutil.rmtree(old)
+    _sweep(path, "old")
+
+
+def _sweep(path: Path, kind: str) -> None:
+    """Delete what was made aside for ``path``, by processes that were killed too."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.{kind}"):
+        shutil.rmtree(left)
 
 
 def _write_file(db: Database, folder: Path, name: str, data: bytes) -> None:

@@ -105,6 +105,14 @@ def test_what_cannot_be_made_leaves_what_is_there(
     assert [file.name for file in tmp_path.iterdir()] == ["g"]
 
 
+def test_leavings_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    filled(tmp_path / "g", 2).close()
+    for left in (".g.1.part", ".g.1.old", ".g2.1.old"):
+        (tmp_path / left / "model").mkdir(parents=True)
+    filled(tmp_path / "g", 1, overwrite=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".g2.1.old", "g"]
+
+
 def test_a_gallery_being_written_to_is_not_replaced(tmp_path: Path) -> None:
     gallery = filled(tmp_path / "g", 2)
     with gallery.writer(), pytest.raises(GalleryLocked):
