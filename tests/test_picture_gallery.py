@@ -108,7 +108,8 @@ def test_commands_print_json_for_programs_and_one_line_for_errors(photos: Path) 
     merged = json.loads(run("merge", "h.gallery", *given))
     assert (merged["added"], merged["there_already"], merged["kept_other"]) == (0, 8, 0)
     with VectorGallery.open(Path("g.gallery")).writer():
-        assert "by process" in run("compact", "--wait", "0.01", *given, code=1)
+        for command in ("compact", "tune"):
+            assert "after 0.01 s" in run(command, "--wait", "0.01", *given, code=1)
     assert "without a model" in run("query", "photo.png", "--gallery", "h.gallery", code=1)
     assert "into itself" in run("merge", "g.gallery", *given, code=1)
     assert "neither embeddings.npy" in run("import", "photos", "--out", "x.gallery", code=1)

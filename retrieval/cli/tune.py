@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.options import find_gallery, gallery_option, json_option, print_json
+from retrieval.cli.options import (
+    find_gallery,
+    gallery_option,
+    json_option,
+    print_json,
+    wait_option,
+)
 
 if TYPE_CHECKING:
     from index.planner import Limits
@@ -144,11 +150,13 @@ def plan_text(plan: dict[str, Any]) -> str:
 @click.command()
 @gallery_option
 @index_options
+@wait_option
 @json_option
 def tune(
     gallery_path: Path | None,
     index_key: str | None,
     codes_only: bool,
+    wait: float,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -168,12 +176,12 @@ def tune(
     from retrieval.progress import Stages
 
     gallery = Gallery.open(find_gallery(gallery_path))
-    limits = limits_of(gallery.limits, **given) or gallery.limits
     store = code_to_store(codes_only, index_key)
-    key = index_key or gallery.settings["index_key"]
-    if key == FLAT and index_key is None and limits != gallery.limits:
-        key = AUTO  # limits say nothing about a comparison of all vectors
-    with gallery.writer() as writer, Stages() as report:
+    with gallery.writer(wait) as writer, Stages() as report:
+        limits = limits_of(gallery.limits, **given) or gallery.limits
+        key = index_key or gallery.settings["index_key"]
+        if key == FLAT and index_key is None and limits != gallery.limits:
+            key = AUTO  # limits say nothing about a comparison of all vectors
         # What cannot be is refused here, before vectors are dropped for good.
         if store is not None:
             check_encoding(gallery.snapshot, store)
