@@ -8,15 +8,16 @@ needs about 0.5 GiB while it is read.
 import hashlib
 import io
 import os
+import struct
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
 from index.parts import Box
 from retrieval.errors import DataError, ImageError
@@ -32,6 +33,16 @@ EXTENSIONS = frozenset(
 )
 LOOK_AHEAD = 64
 """Pictures that ``read_images`` decodes ahead of what was asked for."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each EXIF orientation upright; others are so."""
 
 # Pillow warns of large pictures and odd metadata on stderr. The first are left out with a reason, the
 # second read all the same; neither concerns who asked.
@@ -109,8 +120,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=_formats()) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            return (height, width) if turned else (width, height)
+            return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
     except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
         raise ImageError(_reason(error, path)) from error
 
@@ -206,10 +216,19 @@ def _decode(image: Image.Image, size: int | None, box: Box | None) -> np.ndarray
     if size is not None and box is None:
         image.draft("RGB", (size, size))  # a JPEG at 1/2, 1/4 or 1/8, never below the size asked
     image.load()
-    image = _to_rgb(ImageOps.exif_transpose(image))
+    turn = TURNS.get(_orientation(image))
+    image = _to_rgb(image if turn is None else image.transpose(turn))
     if box is not None:
         image = _cut_out(image, box)
     return np.array(image if size is None else _square(image, size))
+
+
+def _orientation(image: Image.Image) -> Any:
+    """As EXIF has it; None where there is none, or none that can be read: the pixels are sound."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error, TypeError, ValueError):  # Pillow's for a broken EXIF block
+        return None
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -63,6 +64,7 @@ def make_nasty_pictures(folder: Path) -> list[NastyPicture]:
         made.append(NastyPicture(path, reason, **facts))
 
     _orientations(add)
+    _broken_exif(add)
     _modes(add)
     _containers(add)
     _damaged(add)
@@ -83,7 +85,25 @@ def _orientations(add) -> None:
     exif = Image.Exif()
     exif[0x0112] = 99
     add("orientation-99.png", encoded(quadrants(), "PNG", exif=exif))
-    add("exif-garbage.jpg", encoded(quadrants(), "JPEG", quality=95, exif=b"Exif\0\0garbage"))
+
+
+def _broken_exif(add) -> None:
+    """The pixels are sound: read as they lie where the orientation cannot be known, else turned."""
+    tags = [(0x0112, 3, 6), (0x0128, 2, 2)]  # the orientation; a unit of resolution that is a text
+    entries = b"".join(struct.pack("<HHLL", tag, kind, 1, value) for tag, kind, value in tags)
+    whole = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + b"\0\0\0\0"
+    blocks = {"garbage": b"Exif\0\0garbage", "header": whole[:12], "cut": whole[:20], "odd": whole}
+    for name, block in blocks.items():
+        facts = {"size": (32, 24), "corner": BLUE} if name == "odd" else {}
+        for suffix, kind in (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):
+            # A JPEG that tells its density is not searched for it, so nobody has met the fault before.
+            for density in ({}, {"dpi": (72, 72)}) if kind == "JPEG" else ({},):
+                data = encoded(quadrants(), kind, exif=block, quality=95, lossless=True, **density)
+                add(f"exif-{name}{'-density' * bool(density)}.{suffix}", data, **facts)
+    for key, text in (("Raw profile type exif", "\nexif\n   4\nno digits"), ("xmp", "no bytes")):
+        texts = PngInfo()
+        texts.add_text(key, text)
+        add(f"{key}.png", encoded(quadrants(), "PNG", pnginfo=texts))
 
 
 def _modes(add) -> None:

@@ -8,7 +8,7 @@ from nasty_pictures import NastyPicture, encoded, make_nasty_pictures, quadrants
 from PIL import Image
 
 from retrieval.errors import DataError, ImageError
-from retrieval.images import content_hash, find_images, read_image, read_images
+from retrieval.images import content_hash, find_images, read_image, read_images, upright_size
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,12 @@ def test_with_a_size_each_nasty_picture_has_the_same_outcome(nasty: list[NastyPi
         else:
             with pytest.raises(ImageError):
                 read_image(picture.path, 16)
+
+
+def test_the_size_told_by_the_header_is_that_of_the_picture(nasty: list[NastyPicture]) -> None:
+    for picture in nasty:
+        if picture.reason is None:
+            assert upright_size(picture.path) == picture.size[::-1], picture.path
 
 
 def test_orientations_equal_turns_of_the_array(tmp_path: Path) -> None:
