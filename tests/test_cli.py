@@ -156,6 +156,24 @@ def test_build_index_reports_counts_and_runs_twice(place: Path, tmp_path: Path) 
     assert "500MB or 4G" in wrong
 
 
+def test_ctrl_c_leaves_with_130_whatever_is_printed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    gallery, test = tmp_path / "g.gallery", place / "pictures" / "test"
+    monkeypatch.setattr("retrieval.building.embedded", interrupt)
+    for command in (
+        build_index(place, gallery),
+        ["add", test, "--gallery", gallery],
+        ["sync", test, "--gallery", gallery],
+    ):
+        told = json.loads(run(*command, "--json", code=130).stdout)
+        assert (told["interrupted"], told["added"]) == (True, 0)
+        assert "0 added" in run(*command, code=130).stdout
+
+
 def test_tune_measures_and_info_shows_it(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

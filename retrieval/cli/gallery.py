@@ -264,10 +264,10 @@ def embed_with(
 def _print_summary(summary: "FillSummary", gallery: Any, as_json: bool) -> None:
     if as_json:
         print_json({"gallery": str(gallery.path), **summary.to_dict()})
-        return
-    click.echo(f"{gallery.path}: {summary.text()}")
-    if summary.failed:
-        say(f"The pictures left out are listed in {gallery.path / 'failed.jsonl'}")
+    else:
+        click.echo(f"{gallery.path}: {summary.text()}")
+        if summary.failed:
+            say(f"The pictures left out are listed in {gallery.path / 'failed.jsonl'}")
     if summary.interrupted:
         say("Stopped; what is done is kept. The same command continues.")
         raise SystemExit(130)
