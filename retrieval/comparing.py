@@ -12,10 +12,9 @@ from index.parts import split_part
 from retrieval.errors import DataError, ImageError
 from retrieval.images import content_hash
 from retrieval.objects import relisted, still_known
-from retrieval.pictures import Picture
+from retrieval.pictures import Mark, Picture
 
 BLOCK = 500
-Mark = tuple[int, int]
 Items = list[Item]
 """What a gallery holds of one file: an item, or one for each object in it."""
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from index.atomic import write_atomically
 from retrieval.checkpoint import load_embedder
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ImageError
-from retrieval.images import read_images
+from retrieval.images import LOOK_AHEAD, read_images
 from retrieval.objects import Found
 from retrieval.pictures import Picture
 from retrieval.summary import FillSummary
@@ -42,7 +43,7 @@ class Batch:
 
 def embed_pictures(
     embedder: Embedder,
-    pictures: Sequence[Picture],
+    pictures: Iterable[Picture],
     *,
     batch_size: int = 256,
     num_workers: int = 2,
@@ -60,13 +61,25 @@ def embed_pictures(
             vectors = embed_images(embedder, np.stack(images), batch_size=batch_size)
         return Batch(kept, vectors, failures)
 
-    stream = read_images((p.path for p in pictures), embedder.spec.image_size, num_workers)
-    yield from embedded_batches(pictures, stream, batch_size, embedded, strict, on_progress)
+    stream = read_pictures(pictures, embedder.spec.image_size, num_workers)
+    yield from embedded_batches(stream, batch_size, embedded, strict, on_progress)
+
+
+def read_pictures(
+    pictures: Iterable[Picture], size: int | None, num_workers: int, look_ahead: int = LOOK_AHEAD
+) -> Iterator[tuple[Picture, np.ndarray | ImageError]]:
+    """Each picture with its pixels, or with why there are none: see ``read_images``.
+
+    A picture is drawn from ``pictures`` just before it is read.
+    """
+    ahead, drawn = itertools.tee(pictures)
+    stream = read_images((p.path for p in ahead), size, num_workers, look_ahead)
+    for picture, (_, image) in zip(drawn, stream, strict=True):
+        yield picture, image
 
 
 def embedded_batches(
-    pictures: Sequence[Picture],
-    stream: Iterable[tuple[Path, np.ndarray | ImageError]],
+    stream: Iterable[tuple[Picture, np.ndarray | ImageError]],
     size: int,
     embedded: Callable[[list[Picture], list[np.ndarray], Failures], Batch],
     strict: bool,
@@ -80,14 +93,14 @@ def embedded_batches(
     kept: list[Picture] = []
     images: list[np.ndarray] = []
     failures: Failures = []
-    for picture, (path, image) in zip(pictures, stream, strict=True):
+    for picture, image in stream:
         if not isinstance(image, ImageError):
             kept.append(picture)
             images.append(image)
         elif strict:
-            raise ImageError(f"{path}: {image}") from image
+            raise ImageError(f"{picture.path}: {image}") from image
         else:
-            failures.append((path, str(image)))
+            failures.append((picture.path, str(image)))
         on_progress(1)
         if len(images) == size:
             yield embedded(kept, images, failures)

@@ -44,10 +44,12 @@ def embedded(
     def embedder() -> Embedder:
         return load_embedder(model_of_gallery(gallery)).to(device)
 
+    # Drawn one by one, each before it is read, so that a later change is seen.
+    marked = (dataclasses.replace(p, mark=mark_of(p.path)) for p in pictures)
     if gallery.objects is None:
-        return embed_pictures(embedder(), pictures, on_progress=on_progress, **reading)
+        return embed_pictures(embedder(), marked, on_progress=on_progress, **reading)
     by_object = open_object_embedder(gallery, embedder)
-    return embed_objects(by_object, pictures, on_progress=on_progress, **reading)
+    return embed_objects(by_object, marked, on_progress=on_progress, **reading)
 
 
 class Filler:
@@ -122,12 +124,13 @@ class Filler:
         try:
             if self.gallery.place_of(path)[1] is not None:
                 raise ImageError("its name ends like that of an object (#xywh=…); rename it")
-            size, mtime_ns = mark_of(picture.path) or (0, 0)
-            content = content_hash(picture.path)
-        except ImageError as error:  # else it has gone in the meantime
+            content, mark = content_hash(picture.path), mark_of(picture.path)
+            if mark is None or mark != picture.mark:  # vector and hash may be of two contents
+                raise ImageError("it changed while it was read; the next add or sync takes it")
+        except ImageError as error:
             self._fail([(picture.path, str(error))])
             return None
-        return NewItem(path, content, size, mtime_ns, picture.label, picture.metadata or {})
+        return NewItem(path, content, *mark, picture.label, picture.metadata or {})
 
     def _fail(self, failures: Sequence[tuple[Path, str]]) -> None:
         self.failures += [(stored_path(self.gallery, path), reason) for path, reason in failures]

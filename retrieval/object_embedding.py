@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,9 @@ from retrieval.checkpoint import load_detector, model_file
 from retrieval.detection.detections import Detections
 from retrieval.detection.detector import Detector, detect_pictures
 from retrieval.embedder import Embedder, embed_images
-from retrieval.embedding import Batch, Count, Failures, embedded_batches
+from retrieval.embedding import Batch, Count, Failures, embedded_batches, read_pictures
 from retrieval.errors import ImageError
-from retrieval.images import part_of, read_image, read_images
+from retrieval.images import part_of, read_image
 from retrieval.object_spec import ObjectsSpec
 from retrieval.objects import Found, cut_around
 from retrieval.pictures import Picture
@@ -100,7 +100,7 @@ def chosen(
 
 def embed_objects(
     embedder: ObjectEmbedder,
-    pictures: Sequence[Picture],
+    pictures: Iterable[Picture],
     *,
     batch_size: int = 256,
     num_workers: int = 2,
@@ -112,9 +112,9 @@ def embed_objects(
     ``batch_size`` is how many objects are embedded at once. Raises ImageError with ``strict`` for a
     picture that cannot be read.
     """
-    stream = read_images((p.path for p in pictures), None, num_workers, TOGETHER)
+    stream = read_pictures(pictures, None, num_workers, TOGETHER)
     embedded = functools.partial(_embedded, embedder, batch_size)
-    yield from embedded_batches(pictures, stream, TOGETHER, embedded, strict, on_progress)
+    yield from embedded_batches(stream, TOGETHER, embedded, strict, on_progress)
 
 
 def _embedded(

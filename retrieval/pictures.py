@@ -10,17 +10,22 @@ from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
 from retrieval.images import find_images
 
+Mark = tuple[int, int]
+"""Size and time of change (ns) of a file, by which it is known to be unchanged."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """A picture file to be indexed.
 
     Without ``metadata`` nothing is known of it but the folder that it lies in, which is its label.
+    ``mark`` is what the file had before it was read for a gallery.
     """
 
     path: Path
     label: str | None = None
     metadata: dict[str, Any] | None = None
+    mark: Mark | None = None
 
 
 def list_pictures(sources: Iterable[Path], labels_from_folder: bool = True) -> list[Picture]:

@@ -144,6 +144,48 @@ def test_an_unreadable_photo_is_told_apart_from_one_without_objects(
     assert [path for path, _ in gallery.failures()] == ["y/none.png"]
 
 
+def test_a_photo_that_changes_while_it_is_read_is_taken_by_the_next_call(
+    tmp_path: Path, photos: Path, bright_boxes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = make_objects_gallery(tmp_path, bright_boxes, [photos / "x"])
+    now = {"one.png": [], "none.png": [RED]}
+
+    def changed_behind(path: Path, *more: object) -> np.ndarray:
+        pixels = read_image(path, *more)
+        draw_scene(path, *now[path.name])
+        return pixels
+
+    with monkeypatch.context() as patched:
+        patched.setattr("retrieval.images.read_image", changed_behind)
+        assert run(gallery, photos) == {"failed": 2, "unchanged": 1}
+    assert all("changed while it was read" in reason for _, reason in gallery.failures())
+    assert gallery.blank_paths() == []
+    assert run(gallery, photos) == {
+        "added": 1, "unchanged": 1, "objects": 1, "without_objects": 1
+    }  # fmt: skip
+    assert gallery.failures() == []
+    assert {Path(path).name for path in held(gallery)} == {
+        "two.png#xywh=4,4,20,10", "two.png#xywh=40,8,9,30", "none.png#xywh=4,4,20,10"
+    }  # fmt: skip
+
+
+def test_a_photo_that_changes_before_its_turn_is_taken_as_it_is_then(
+    tmp_path: Path, photos: Path, bright_boxes: Path
+) -> None:
+    files = [draw_scene(photos / "many" / f"{number:02}.png", RED) for number in range(12)]
+    gallery = make_objects_gallery(tmp_path, bright_boxes, [photos / "x"])
+    done = []
+
+    def change(n: int) -> None:
+        done.append(n)
+        if len(done) == 2:  # one is read, and as many as are read ahead
+            draw_scene(files[-1], BLUE)
+
+    summary = fill(gallery, list_pictures([photos / "many"]), on_progress=change)
+    assert counts(summary) == {"added": 12, "objects": 12}
+    assert list(held(gallery).values()).count("blue") == 1
+
+
 def test_sync_treats_the_objects_of_a_photo_together(
     tmp_path: Path, photos: Path, bright_boxes: Path
 ) -> None:

@@ -1,5 +1,6 @@
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,10 @@ def gallery(tmp_path: Path, pictures: Path) -> Gallery:
     return made
 
 
-def draw(file: Path, seed: int) -> None:
+def draw(file: Path, seed: int, kind: str = "PNG") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (17, 17, 3), np.uint8)
-    Image.fromarray(pixels).save(file)
+    Image.fromarray(pixels).save(file, kind)
 
 
 def run(gallery: Gallery, *folders: Path, **options) -> FillSummary:
@@ -134,6 +135,34 @@ def test_a_picture_renamed_over_another_takes_its_place(gallery: Gallery, pictur
     (pictures / "a" / "0.png").replace(pictures / "b" / "1.png")
     assert counts(run(gallery, pictures)) == {"moved": 1, "removed": 1, "unchanged": 7}
     assert ids(gallery)["b/1.png"] == before["a/0.png"]
+    assert_holds(gallery, pictures)
+
+
+@pytest.mark.parametrize("again", [fill, sync])
+def test_a_picture_that_changes_while_it_is_read_is_taken_by_the_next_call(
+    gallery: Gallery, pictures: Path, monkeypatch: pytest.MonkeyPatch, again: Callable
+) -> None:
+    new, known = pictures / "a" / "new.png", pictures / "b" / "1.png"
+    for file, seed in ((new, 100), (known, 101)):
+        draw(file, seed, "BMP")
+
+    def changed_behind(path: Path, *more: object) -> np.ndarray:
+        pixels, size = read_image(path, *more), path.stat().st_size
+        draw(path, 200, "BMP")
+        assert path.stat().st_size == size  # the time alone tells
+        os.utime(path, ns=(path.stat().st_mtime_ns + 1,) * 2)
+        return pixels
+
+    with monkeypatch.context() as patched:
+        patched.setattr("retrieval.images.read_image", changed_behind)
+        assert counts(run(gallery, pictures)) == {"failed": 2, "unchanged": 8}
+    assert [path for path, _ in gallery.failures()] == ["a/new.png", "b/1.png"]
+    assert all("changed while it was read" in reason for _, reason in gallery.failures())
+    folders = [] if again is fill else [[pictures]]
+    assert counts(again(gallery, *folders, list_pictures([pictures]))) == {
+        "added": 2, "unchanged": 8
+    }  # fmt: skip
+    assert gallery.failures() == []
     assert_holds(gallery, pictures)
 
 
