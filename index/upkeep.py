@@ -5,13 +5,14 @@ they added to it; the lists and codes are learnt anew when it has doubled, or a 
 """
 
 import dataclasses
+import logging
 import time
 from typing import Any
 
 import numpy as np
 
 from index import planner
-from index.errors import BudgetError
+from index.errors import BudgetError, IndexKeyError
 from index.exact_search import BLOCK_ROWS
 from index.planner import Limits, Measured, Report, Trial
 from index.snapshot import Snapshot
@@ -23,6 +24,8 @@ from index.vector_index import (
     load_index,
     train_index,
 )
+
+logger = logging.getLogger(__name__)
 
 NEWER_ROWS, NEWER_SHARE = 10_000, 0.02
 """An index is extended when more vectors than either are newer than it."""
@@ -47,14 +50,33 @@ def index_due(
 ) -> NewIndex | None:
     """The index to put in the place of the present one, None where that may stay.
 
-    ``anew``: planned and built whatever there is. Raises IndexKeyError where there are too few vectors
-    for the key, BudgetError where no index keeps to the limits.
+    Where there are too few vectors for the key there is none until there are enough, with a warning.
+    ``anew``: planned and built whatever there is; too few vectors are an IndexKeyError then. Raises
+    BudgetError where no index keeps to the limits.
     """
     plan = None if anew else snapshot.settings.get("plan")
     exact = key == FLAT or (key == AUTO and planner.stays_exact(snapshot, limits))
     if exact or snapshot.n_items == 0:
-        present = snapshot.stored is not None or snapshot.settings.get("plan") is not None
-        return NewIndex(None, np.empty(0, np.int64), None) if present else None
+        return _without(snapshot)
+    try:
+        return _changed(snapshot, key, limits, report, plan)
+    except IndexKeyError as error:
+        if anew:
+            raise
+        logger.warning("%s; until there are more, every vector is compared", error)
+        return _without(snapshot)
+
+
+def _without(snapshot: Snapshot) -> NewIndex | None:
+    """Exact search in the place of the present index; None where there is none."""
+    present = snapshot.stored is not None or snapshot.settings.get("plan") is not None
+    return NewIndex(None, np.empty(0, np.int64), None) if present else None
+
+
+def _changed(
+    snapshot: Snapshot, key: str, limits: Limits, report: Report, plan: dict[str, Any] | None
+) -> NewIndex | None:
+    """The index planned anew, built anew or extended, whichever is due; None where none is."""
     if plan is None or _is_worn(snapshot, plan):
         return _planned(snapshot, key, limits, report, plan)
     if plan["key"] == FLAT:

@@ -170,8 +170,7 @@ class GalleryWriter:
 
         Before that many small shards become one.
         ``report`` is called with what is being done, how much of it is, and how much it is in all.
-        Raises IndexKeyError where there are too few vectors for the gallery's index key, BudgetError
-        where no index keeps to the gallery's limits.
+        Raises BudgetError where no index keeps to the gallery's limits.
         """
         self._join()
         gallery = self.gallery
@@ -181,7 +180,8 @@ class GalleryWriter:
     def tune(self, key: str, limits: Limits, report: Report = lambda stage, done, of: None) -> None:
         """From now on have an index of this key, or with ``auto`` the best within limits; build it.
 
-        Raises as ``refresh_index``, and then leaves all as it was.
+        Raises IndexKeyError where there are too few vectors for the key, BudgetError where no index
+        keeps to the limits, and then leaves all as it was.
         """
         check_key(key, self.gallery.metric, self.gallery.dim)
         snapshot = self.gallery.snapshot

@@ -271,6 +271,26 @@ def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:
     assert not json.loads(run("verify", "--gallery", gallery, "--json", code=1).stdout)["sound"]
 
 
+def test_what_is_done_is_told_where_too_few_are_left_for_the_index(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery, train = tmp_path / "g.gallery", place / "pictures" / "train"
+    run(*build_index(place, gallery), "--index", "IVF20,Flat")
+    assert caplog.text == ""
+    for command, done in (
+        (["remove", train / "r", train / "g"], {"removed": 24}),
+        (["add", place / "pictures" / "test" / "r"], {"added": 3}),
+        (["sync", train / "b"], {"unchanged": 12}),
+    ):
+        told = json.loads(run(*command, "--gallery", gallery, "--json").stdout)
+        assert told.items() >= done.items()
+        assert "--index IVF20,Flat has 20 lists" in caplog.text
+        caplog.clear()
+    run(*build_index(place, gallery))
+    assert caplog.text == ""
+    assert json.loads(run("info", "--gallery", gallery, "--json").stdout)["indexed"] == 39
+
+
 def test_evaluate_by_model_and_by_gallery_agree(place: Path, tmp_path: Path) -> None:
     by_model = json.loads(
         run("evaluate", "--model", place / "run", "--dataset", place / "pictures", "--data-dir",

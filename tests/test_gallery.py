@@ -271,15 +271,6 @@ def test_create_refuses_what_is_in_the_way_and_nonsense(tmp_path: Path) -> None:
     assert not (tmp_path / "h").exists()
 
 
-def test_too_few_vectors_for_the_index_are_an_error_that_loses_nothing(tmp_path: Path) -> None:
-    made = make_gallery(tmp_path / "g.gallery", index_key="IVF64,Flat")
-    with made.writer() as writer:
-        writer.add(np.ones((3, 4)), new_items(0, 3))
-        with pytest.raises(IndexKeyError, match=r"64 lists.*3 vectors"):
-            writer.refresh_index()
-    assert len(Gallery.open(made.path)) == 3
-
-
 def test_what_is_no_gallery_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(NotAGallery, match="build-index"):
         Gallery.open(tmp_path)

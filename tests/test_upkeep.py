@@ -1,5 +1,6 @@
 """When an index is left alone, extended, or built anew; answers stay right throughout."""
 
+import re
 from pathlib import Path
 
 import faiss
@@ -8,7 +9,9 @@ import pytest
 from galleries import make_gallery, new_items, slow_search
 
 from index import upkeep
+from index.errors import IndexKeyError
 from index.gallery import Gallery
+from index.planner import Limits
 
 RNG = np.random.default_rng(5)
 VECTORS = RNG.normal(size=(900, 6)).astype(np.float32)
@@ -110,6 +113,42 @@ def test_nothing_is_written_where_all_is_removed(gallery: Gallery) -> None:
     assert gallery.search(VECTORS[:1], 3).ids.tolist() == [[-1, -1, -1]]
     put(gallery, 600, 700)
     assert gallery.search(VECTORS[600:601], 1).distances[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "told"),
+    [
+        ("IVF64,Flat", 64, r"64 lists, and there are \d+ vectors"),
+        ("PQ2x6", 64, r"training points \(\d+\) .* clusters \(64\)"),
+    ],
+)
+def test_too_few_vectors_for_the_key_are_compared_until_there_are_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str, least: int, told: str
+) -> None:
+    made = make_gallery(tmp_path / "g.gallery", dim=6, index_key=key)
+    for start, stop in ((0, 20), (20, least - 1)):
+        put(made, start, stop)
+        assert (made.info()["indexed"], made.settings["plan"]) == (0, None)
+        assert re.search(told, caplog.text)
+        caplog.clear()
+    put(made, least - 1, 2 * least)
+    assert made.info()["indexed"] == 2 * least
+    assert caplog.text == ""
+    remove(made, range(11, 2 * least + 1))
+    assert re.search(told, caplog.text)
+    assert list(made.path.glob("index-*")) == []
+    queries = RNG.normal(size=(6, 6)).astype(np.float32)
+    found = Gallery.open(made.path).search(queries, 7)
+    living = {i: VECTORS[i - 1] for i in range(1, 11)}
+    for row, query in enumerate(queries):
+        assert found.ids[row].tolist() == [i for _, i in slow_search(query, living, 7, "l2")]
+
+
+def test_to_tune_for_a_key_with_too_few_vectors_is_an_error(gallery: Gallery) -> None:
+    before = gallery.info()
+    with gallery.writer() as writer, pytest.raises(IndexKeyError, match=r"512 lists.* vectors"):
+        writer.tune("IVF512,Flat", Limits())
+    assert gallery.info() == before
 
 
 @pytest.mark.parametrize("key", ["IVF8,Flat", "IVF8,SQ8", "IVF8,RaBitQ", "IVF8,PQ3x4fs", "HNSW16"])
