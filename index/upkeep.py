@@ -110,17 +110,19 @@ def _planned(
 ) -> NewIndex:
     """An index of the key, or of the plan; without either, of the best candidate."""
     rows, table = snapshot.n_items, list[Measured]()
-    if key == AUTO and plan is not None and rows <= REPLAN_GROWTH * plan["rows"]:
+    chosen_at = rows
+    if key == AUTO and plan is not None and rows <= REPLAN_GROWTH * _chosen_at(plan):
         key, table = plan["key"], [Measured(**row) for row in plan["table"]]
+        chosen_at = _chosen_at(plan)
     elif key == AUTO:
         table = planner.choose(snapshot, limits, report)
         key = table[0].key
     if key == FLAT:
-        return NewIndex(None, np.empty(0, np.int64), _plan(key, table[0], table, rows))
+        return NewIndex(None, np.empty(0, np.int64), _plan(key, table[0], table, rows, chosen_at))
     index, order, measured = build(snapshot, key, limits.recall, report)
     if measured is not None:
         _check(measured, limits)
-    return NewIndex(index, order, _plan(key, measured, table, rows))
+    return NewIndex(index, order, _plan(key, measured, table, rows, chosen_at))
 
 
 def build(
@@ -170,7 +172,14 @@ def _check(measured: Measured, limits: Limits) -> None:
         )
 
 
-def _plan(key: str, chosen: Measured | None, table: list[Measured], rows: int) -> dict[str, Any]:
+def _chosen_at(plan: dict[str, Any]) -> int:
+    """How many rows there were when the key was chosen; plans of the first galleries do not say."""
+    return int(plan.get("chosen_at", plan["rows"]))
+
+
+def _plan(
+    key: str, chosen: Measured | None, table: list[Measured], rows: int, chosen_at: int
+) -> dict[str, Any]:
     """What was chosen and on what evidence, as JSON types, as a gallery keeps it."""
     if chosen is not None:
         verdict = table[0].verdict if table else "asked for"
@@ -183,6 +192,7 @@ def _plan(key: str, chosen: Measured | None, table: list[Measured], rows: int) -
         "recall": chosen.recall if chosen else None,
         "k": planner.K,
         "rows": rows,
+        "chosen_at": chosen_at,
         "sample": min(rows, planner.SAMPLE_ROWS),
         "table": [dataclasses.asdict(row) for row in table],
     }

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from galleries import make_gallery, new_items, slow_search
 
-from index import upkeep
+from index import planner, upkeep
 from index.errors import IndexKeyError
 from index.gallery import Gallery
 from index.planner import Limits
+from index.snapshot import Snapshot
+from index.vector_index import AUTO
 
 RNG = np.random.default_rng(5)
 VECTORS = RNG.normal(size=(900, 6)).astype(np.float32)
@@ -89,6 +91,29 @@ def test_an_index_that_has_doubled_is_built_anew(gallery: Gallery) -> None:
         writer.refresh_index()
     assert gallery.settings["plan"]["rows"] == 561
     check(gallery, list(range(60, 621)))
+
+
+def test_the_choice_is_made_anew_after_four_times_the_vectors_however_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "NEWER_ROWS", 10)
+    monkeypatch.setattr(planner, "stays_exact", lambda snapshot, limits: False)
+    chosen_at = []
+
+    def choose(snapshot: Snapshot, *_: object) -> list[planner.Measured]:
+        chosen_at.append(snapshot.n_items)
+        return [planner.Measured(f"IVF{len(chosen_at)},Flat", 1, 10, 1.0, 0.1, 0.1, 1, 0.1)]
+
+    monkeypatch.setattr(planner, "choose", choose)
+    made = make_gallery(tmp_path / "auto.gallery", dim=6, index_key=AUTO)
+    built_at = []
+    for start in range(0, 900, 50):
+        put(made, start, start + 50)
+        if made.settings["plan"]["rows"] == start + 50:
+            built_at.append(start + 50)
+    assert built_at == [50, 150, 350, 750]
+    assert chosen_at == [50, 350]  # 150 is no more than four times 50
+    assert made.settings["plan"]["key"] == "IVF2,Flat"
 
 
 def test_an_index_of_which_much_is_gone_is_built_anew(gallery: Gallery) -> None:
