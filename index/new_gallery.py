@@ -90,6 +90,8 @@ def create_gallery(
 
 def _check_place(path: Path, overwrite: bool) -> None:
     """Raises GalleryError where something is at ``path`` that must not be replaced."""
+    if path.name in ("", ".."):  # a folder that somebody may be in is not exchanged for another
+        raise GalleryError(f"{path} cannot become a gallery; name a new folder, as photos.gallery")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (overwrite and path.is_dir()):

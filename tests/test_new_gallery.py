@@ -136,6 +136,15 @@ def test_only_galleries_are_replaced_and_damaged_ones_are(tmp_path: Path) -> Non
     assert paths(filled(tmp_path / "g", 1, 5, overwrite=True)) == ["p5.png"]
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_the_folder_that_one_is_in_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GalleryError, match="cannot become a gallery; name a new folder"):
+        make_gallery(Path(name))
+
+
 def test_a_link_to_a_gallery_is_that_gallery(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "home").mkdir()
