@@ -25,7 +25,8 @@ OWN_COLUMNS = ("id", "path", "label", "size", "modified")
 NUMBER_COLUMNS = {"id": "a whole number", "size": "a number of bytes"}
 TOKEN = re.compile(
     r"""\s*(?:(?P<string>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<name>`[^`]+`)
-    |(?P<number>[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.:+-]))|(?P<operator><=|>=|!=|<>|[=<>(),])
+    |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.:+-]))
+    |(?P<operator><=|>=|!=|<>|[=<>(),])
     |(?P<word>[^\s'"`<>=!(),]+))""",
     re.VERBOSE,
 )

@@ -230,6 +230,40 @@ def test_numbers_are_numbers_however_they_are_written(
     assert ids_where(table, text, {"year"}) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("score > .5", [4, 5, 6]),
+        ("score>.5", [4, 5, 6]),
+        ("score > +.5", [4, 5, 6]),
+        ("score > .5e0", [4, 5, 6]),
+        ("score > 5.e-1", [4, 5, 6]),
+        ("score < .49 and not score < -.5", [1, 2]),
+        ("score < -.5", [7]),
+        ("score > 5.", [6]),
+        ("score = 12.", [6]),
+        ("score in (.3, 12., -.75)", [2, 6, 7]),
+        ("id > .5 and id < 3.", [1, 2]),
+        ("score = '.5'", []),
+        ("score = 1.2.3", [8]),
+        ("score = .5.2", [9]),
+        ("label = .5", [1]),
+        ("label in (5., .5)", [1, 2]),
+    ],
+)
+def test_numbers_may_begin_or_end_with_the_point(
+    table: sqlite3.Connection, text: str, expected: list[int]
+) -> None:
+    scores = ["0.1", "0.3", "0.49", "0.6", "0.9", "12", "-0.75", "1.2.3", ".5.2"]
+    labels = [".5", "5.", *["0.5"] * 7]
+    rows = [
+        (number, label, json.dumps({"score": score}))
+        for number, (label, score) in enumerate(zip(labels, scores, strict=True), start=1)
+    ]
+    table.executemany("INSERT INTO items (id, label, metadata) VALUES (?, ?, ?)", rows)
+    assert ids_where(table, text, {"score"}) == expected
+
+
 @pytest.mark.parametrize("text", ["size < 1KB", "size in (1, big)", "id = abc", "size > ''"])
 def test_a_text_is_no_size(text: str) -> None:
     """SQLite would find a text larger than every number, so that all pictures, or none, would go."""
