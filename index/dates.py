@@ -1,4 +1,4 @@
-"""Dates in filters: each names a span of time, as people mean them."""
+"""Times of files as galleries keep them, and dates in filters: each names a span, as people mean it."""
 
 import dataclasses
 import datetime
@@ -10,6 +10,14 @@ TIME = re.compile(
     r"(?P<year>\d{4})(-(?P<month>\d\d)(-(?P<day>\d\d)([T ](?P<hour>\d\d):(?P<minute>\d\d)"
     r"(:(?P<second>\d\d))?(?P<zone>Z|[+-]\d\d:\d\d)?)?)?)?"
 )
+
+
+def kept_time(ns: int) -> int:
+    """Nanoseconds since 1970 as a gallery keeps them: in 64 bits, from 1677-09-21 to 2262-04-11.
+
+    What is earlier or later becomes the nearest of these times.
+    """
+    return min(max(ns, -(2**63)), 2**63 - 1)
 
 
 @dataclasses.dataclass(frozen=True)

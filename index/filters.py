@@ -14,6 +14,8 @@ parameters.
 """
 
 import dataclasses
+import json
+import math
 import re
 from collections.abc import Collection
 from typing import Any
@@ -43,6 +45,14 @@ class _Column:
     @property
     def is_time(self) -> bool:
         return self.own and self.name == "modified"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Number:
+    """What metadata compare with as numbers, and how it was written."""
+
+    value: int | float
+    written: str
 
 
 def parse_filter(text: str, metadata_columns: Collection[str]) -> tuple[str, list[Any]]:
@@ -174,11 +184,9 @@ class _Parser:
         """``column sign value`` as SQL."""
         if isinstance(value, Span):
             return self.compared_time(sign, value)
-        if isinstance(value, str) or column.own:
-            left = self.text_of(column)
-            return f"{left} {sign} {self.parameter(value)}"
-        left = self.number_of(column)
-        return f"{left} {sign} {self.parameter(value)}"
+        if isinstance(value, _Number):
+            return self.compared_numbers(column, sign, [value])
+        return f"{self.text_of(column)} {sign} {self.parameter(value)}"
 
     def compared_time(self, sign: str, span: Span) -> str:
         """A date is all the time that it names: = within it, < before it, <= before its end."""
@@ -195,36 +203,51 @@ class _Parser:
             self.comparisons += len(values)
             self.check_comparisons()
             return f"({' OR '.join(self.compared_time('=', value) for value in values)})"
-        as_text = [v for v in values if isinstance(v, str) or column.own]
-        as_number = [v for v in values if not (isinstance(v, str) or column.own)]
+        numbers = [value for value in values if isinstance(value, _Number)]
+        others = [value for value in values if not isinstance(value, _Number)]
         parts = []
-        for group, left in ((as_text, self.text_of), (as_number, self.number_of)):
-            if group:
-                name = left(column)
-                parts.append(f"{name} IN ({', '.join(self.parameter(v) for v in group)})")
+        if others:
+            name = self.text_of(column)
+            parts.append(f"{name} IN ({', '.join(map(self.parameter, others))})")
+        if numbers:
+            parts.append(self.compared_numbers(column, "IN", numbers))
         return f"({' OR '.join(parts)})"
+
+    def compared_numbers(self, column: _Column, sign: str, numbers: list[_Number]) -> str:
+        """``column sign number``, or IN numbers, as SQL; NULL where the value is no number.
+
+        SQLite may read many digits as another float than Python does, and in texts (all values of CSV
+        files are) as another than in JSON. So each is compared with what is read of the same digits.
+        """
+        texts = self.read("CAST(value AS NUMERIC)", [number.written for number in numbers])
+        values = self.read("value", [number.value for number in numbers])
+        # Beside an operand of NUMERIC affinity SQLite turns texts that are numbers, and no others,
+        # into numbers.
+        return self.extract(
+            column,
+            "CASE WHEN value != CAST(value AS NUMERIC) THEN NULL WHEN typeof(value) = 'text' "
+            f"THEN CAST(value AS NUMERIC) {sign} {texts} ELSE value {sign} {values} END",
+        )
+
+    def read(self, what: str, values: list[Any]) -> str:
+        """What SQLite reads of values written as JSON, as SQL: one value, or those of a list."""
+        return f"(SELECT {what} FROM json_each({self.parameter(json.dumps(values))}))"
 
     def text_of(self, column: _Column) -> str:
         """The column as it is compared with texts; own columns as they are."""
         if column.own:
             return "mtime_ns" if column.is_time else column.name
-        return f"CAST({self.extract(column)} AS TEXT)"
+        return f"CAST({self.extract(column, 'value')} AS TEXT)"
 
-    def extract(self, column: _Column) -> str:
+    def extract(self, column: _Column, what: str) -> str:
+        """What is made of the ``value`` of a metadata column, as SQL; NULL where there is none."""
         # Not by a path of json_extract, which takes names as they are written: G\u00f6, not Gö.
-        return f"(SELECT value FROM json_each(metadata) WHERE key = {self.parameter(column.name)})"
-
-    def number_of(self, column: _Column) -> str:
-        """A metadata column as a number, NULL where it is none: from CSV files all of it is text.
-
-        Beside an operand of NUMERIC affinity SQLite turns texts that are numbers, and no others, into
-        numbers.
-        """
-        first, second, third = (self.extract(column) for _ in range(3))
-        return f"CASE WHEN {first} = CAST({second} AS NUMERIC) THEN CAST({third} AS NUMERIC) END"
+        return f"(SELECT {what} FROM json_each(metadata) WHERE key = {self.parameter(column.name)})"
 
     def parameter(self, value: Any) -> str:
-        self.parameters.append(value)
+        # SQLite has whole numbers of 64 bits, and compares them with floats exactly.
+        is_large = isinstance(value, int) and not -(2**63) <= value < 2**63
+        self.parameters.append(float(value) if is_large else value)
         return "?"
 
     def token_of_value(self) -> tuple[str, str]:
@@ -249,7 +272,8 @@ class _Parser:
             # Beside a number SQLite would take a text for larger than all of them.
             return _number(text, f"{column.name} is {NUMBER_COLUMNS[column.name]}")
         if kind == "number" and not column.own:
-            return _number(text, column.name)
+            number = _number(text, f"{column.name} is compared as a number")
+            return _Number(number, text if text.isascii() else str(number))
         return text
 
     def values(self, column: _Column) -> list[Any]:
@@ -268,9 +292,13 @@ class _Parser:
 
 
 def _number(text: str, what: str) -> int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    raise FilterError(f"--where: {what}, and cannot be compared with {text!r}")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise FilterError(f"--where: {what}, and cannot be compared with {text!r}")
+    try:
+        return int(text)
+    except ValueError:
+        return number

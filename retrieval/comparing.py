@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from index.dates import kept_time
 from index.gallery import Gallery
 from index.items import Item, NewItem
 from index.parts import split_part
@@ -48,7 +49,7 @@ def mark_of(path: Path) -> Mark | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, kept_time(status.st_mtime_ns)
 
 
 def compare(gallery: Gallery, pictures: Sequence[Picture]) -> Changes:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,18 +138,24 @@ def _item(file: Path, number: int, row: Row) -> NewItem:
     path = next((row[name] for name in PATH_COLUMNS if row.get(name)), None)
     if not isinstance(path, str):
         raise DataError(f"{file}, row {number}: there is no path, but {path!r}")
-    whole: Callable[[str], int] = lambda name: int(row.get(name) or 0)  # noqa: E731
     try:
         return NewItem(
             path=path,
             content_hash=str(row.get("content_hash") or ""),
-            size=whole("size"),
-            mtime_ns=whole("mtime_ns"),
+            size=_whole(row, "size"),
+            mtime_ns=_whole(row, "mtime_ns"),
             label=None if row.get("label") in (None, "") else str(row["label"]),
             metadata=_metadata(row),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{file}, row {number}: {error}") from error
+
+
+def _whole(row: Row, name: str) -> int:
+    number = int(row.get(name) or 0)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} is {number}; expected a whole number of at most 64 bits")
+    return number
 
 
 def _metadata(row: Row) -> dict[str, Any]:

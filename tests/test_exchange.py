@@ -194,6 +194,9 @@ BAD = {
     "no object": lambda f: (f / "export.json").write_text("[]"),
     "there is no path": lambda f: (f / "pictures.csv").write_text("path,x\n,1\nb,1\nc,1\nd,1\n"),
     "row 1: ": lambda f: (f / "pictures.csv").write_text("path,size\na,1\nb,big\nc,1\nd,1\n"),
+    "row 1: mtime_ns is 9{20}; .* 64 bits": lambda f: (f / "pictures.csv").write_text(
+        f"path,mtime_ns\na,1\nb,{'9' * 20}\nc,1\nd,1\n"
+    ),
 }
 
 

@@ -92,6 +92,21 @@ def test_all_kinds_of_changes_at_once(gallery: Gallery, pictures: Path) -> None:
     assert counts(run(gallery, pictures)) == {"unchanged": 9}
 
 
+def test_files_of_distant_times_are_kept_as_of_the_last_that_can_be(
+    gallery: Gallery, pictures: Path
+) -> None:
+    os.utime(pictures / "a" / "0.png", ns=(0, 10_413_792_000 * 10**9))  # 2300-01-01
+    if (pictures / "a" / "0.png").stat().st_mtime_ns < 2**63:
+        pytest.skip("this disk keeps no such times")
+    draw(pictures / "d" / "new.png", 100)
+    os.utime(pictures / "d" / "new.png", ns=(0, 10_413_792_000 * 10**9))
+    assert counts(run(gallery, pictures)) == {"added": 1, "unchanged": 9}
+    times = {item.path: item.mtime_ns for item in gallery.all_items()}
+    assert times["a/0.png"] == times["d/new.png"] == 2**63 - 1
+    assert gallery.matching("modified = 2262 and modified < 3000").tolist() == [1, 10]
+    assert counts(run(gallery, pictures)) == {"unchanged": 10}
+
+
 def test_what_a_table_told_stays_where_a_folder_is_listed(gallery: Gallery, pictures: Path) -> None:
     """A folder says nothing of years, and its name is no better label than the one that was given."""
     table = pictures / "list.csv"
