@@ -16,6 +16,7 @@ from typing import Any
 from index.atomic import sync_folder, write_atomically
 from index.descriptors import File, file_key, hold, read_blocks
 from index.errors import DamagedGallery, GalleryError, GalleryLocked, NotAGallery
+from index.texts import fits
 
 DATABASE = "gallery.sqlite"
 SEAL = "gallery.seal"
@@ -143,6 +144,7 @@ def connect(folder: Path, *, create: bool = False) -> Database:
     )
     db.file, db.key, db.let_go = file, *hold(file, db)
     db.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    db.create_function("fits", 3, fits, deterministic=True)
     if create:
         db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # commits are on the disk before they count

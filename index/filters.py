@@ -9,18 +9,16 @@ value       = 'quoted' | "quoted" | number | word
 Columns are id, path, label, size, modified and any metadata column. A name in `…` is that of a metadata
 column first. Metadata compare as numbers where the value is a number (texts that are not numbers never
 match then), else as text. ``modified``, when the file was last changed, compares with dates: see
-``index.dates``. What a person types never reaches SQLite as SQL: names are looked up, values become
-parameters.
+``index.dates``.
 """
 
-import dataclasses
-import json
 import math
 import re
 from collections.abc import Collection
 from typing import Any
 
-from index.dates import Span, span_of
+from index.conditions import Column, Conditions, Number
+from index.dates import span_of
 from index.errors import FilterError
 
 OWN_COLUMNS = ("id", "path", "label", "size", "modified")
@@ -37,41 +35,27 @@ MAX_DEPTH, MAX_COMPARISONS, MAX_VALUES = 50, 300, 10_000
 COMPARISONS = ("=", "!=", "<>", "<", "<=", ">", ">=")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    name: str
-    own: bool
-
-    @property
-    def is_time(self) -> bool:
-        return self.own and self.name == "modified"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Number:
-    """What metadata compare with as numbers, and how it was written."""
-
-    value: int | float
-    written: str
-
-
 def parse_filter(text: str, metadata_columns: Collection[str]) -> tuple[str, list[Any]]:
     """A condition for SQLite and its parameters.
 
     Raises FilterError for what cannot be understood, and for unknown columns (naming those there are).
     """
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise FilterError(f"--where {text!r} holds a half of a character: {error}") from error
     parser = _Parser(text, metadata_columns)
     condition = parser.expression()
     if parser.peek() is not None:
         raise parser.error("and, or, or the end")
-    return condition, parser.parameters
+    return condition, parser.sql.parameters
 
 
 class _Parser:
     def __init__(self, text: str, metadata_columns: Collection[str]) -> None:
         self.text, self.metadata_columns = text, metadata_columns
         self.tokens, self.position = self._split(text), 0
-        self.parameters: list[Any] = []
+        self.sql = Conditions()
         self.depth = self.comparisons = 0
 
     def _split(self, text: str) -> list[tuple[str, str]]:
@@ -145,21 +129,21 @@ class _Parser:
         token = self.peek()
         if token and token[1] in COMPARISONS:
             self.position += 1
-            return self.compared(column, token[1], self.value(column))
+            return self.sql.compared(column, token[1], self.value(column))
         if self.take_word("is"):
-            null = "NOT NULL" if self.take_word("not") else "NULL"
+            negated = "" if self.take_word("not") else "NOT "
             if not self.take_word("null"):
                 raise self.error("null")
-            return f"{self.text_of(column)} IS {null}"
+            return f"{negated}({self.sql.is_there(column)})"
         negated = "NOT " if self.take_word("not") else ""
         if self.take_word("like"):
             if column.is_time:
                 raise FilterError(
                     "--where: modified is a time; compare it with =, <, > … and a date"
                 )
-            return f"{self.text_of(column)} {negated}LIKE {self.parameter(self.pattern())}"
+            return f"{negated}({self.sql.liked(column, self.token_of_value()[1])})"
         if self.take_word("in"):
-            return f"{negated}{self.listed(column, self.values(column))}"
+            return f"{negated}({self.sql.listed(column, self.values(column))})"
         raise self.error("=, !=, <, <=, >, >=, like, in, or is")
 
     def check_comparisons(self) -> None:
@@ -168,7 +152,7 @@ class _Parser:
                 f"--where has more than {MAX_COMPARISONS} comparisons; column in (…) takes many values"
             )
 
-    def column(self) -> _Column:
+    def column(self) -> Column:
         token = self.peek()
         if token is None or token[0] not in ("word", "name"):
             raise self.error("the name of a column")
@@ -178,77 +162,7 @@ class _Parser:
             there = ", ".join([*OWN_COLUMNS, *sorted(self.metadata_columns)])
             raise FilterError(f"--where names a column {name!r}; this gallery has: {there}")
         self.position += 1
-        return _Column(name, own and not (other and token[0] == "name"))
-
-    def compared(self, column: _Column, sign: str, value: Any) -> str:
-        """``column sign value`` as SQL."""
-        if isinstance(value, Span):
-            return self.compared_time(sign, value)
-        if isinstance(value, _Number):
-            return self.compared_numbers(column, sign, [value])
-        return f"{self.text_of(column)} {sign} {self.parameter(value)}"
-
-    def compared_time(self, sign: str, span: Span) -> str:
-        """A date is all the time that it names: = within it, < before it, <= before its end."""
-        if sign in ("=", "!=", "<>"):
-            start, end = self.parameter(span.start), self.parameter(span.end)
-            inside = f"mtime_ns >= {start} AND mtime_ns < {end}"
-            return f"({inside})" if sign == "=" else f"NOT ({inside})"
-        bound = span.end if sign in ("<=", ">") else span.start
-        return f"mtime_ns {'<' if sign in ('<', '<=') else '>='} {self.parameter(bound)}"
-
-    def listed(self, column: _Column, values: list[Any]) -> str:
-        """``column IN (values)`` as SQL."""
-        if column.is_time:
-            self.comparisons += len(values)
-            self.check_comparisons()
-            return f"({' OR '.join(self.compared_time('=', value) for value in values)})"
-        numbers = [value for value in values if isinstance(value, _Number)]
-        others = [value for value in values if not isinstance(value, _Number)]
-        parts = []
-        if others:
-            name = self.text_of(column)
-            parts.append(f"{name} IN ({', '.join(map(self.parameter, others))})")
-        if numbers:
-            parts.append(self.compared_numbers(column, "IN", numbers))
-        return f"({' OR '.join(parts)})"
-
-    def compared_numbers(self, column: _Column, sign: str, numbers: list[_Number]) -> str:
-        """``column sign number``, or IN numbers, as SQL; NULL where the value is no number.
-
-        SQLite may read many digits as another float than Python does, and in texts (all values of CSV
-        files are) as another than in JSON. So each is compared with what is read of the same digits.
-        """
-        texts = self.read("CAST(value AS NUMERIC)", [number.written for number in numbers])
-        values = self.read("value", [number.value for number in numbers])
-        # Beside an operand of NUMERIC affinity SQLite turns texts that are numbers, and no others,
-        # into numbers.
-        return self.extract(
-            column,
-            "CASE WHEN value != CAST(value AS NUMERIC) THEN NULL WHEN typeof(value) = 'text' "
-            f"THEN CAST(value AS NUMERIC) {sign} {texts} ELSE value {sign} {values} END",
-        )
-
-    def read(self, what: str, values: list[Any]) -> str:
-        """What SQLite reads of values written as JSON, as SQL: one value, or those of a list."""
-        return f"(SELECT {what} FROM json_each({self.parameter(json.dumps(values))}))"
-
-    def text_of(self, column: _Column) -> str:
-        """The column as it is compared with texts; own columns as they are."""
-        if column.own:
-            return "mtime_ns" if column.is_time else column.name
-        return f"CAST({self.extract(column, 'value')} AS TEXT)"
-
-    def extract(self, column: _Column, what: str) -> str:
-        """What is made of the ``value`` of a metadata column, as SQL; NULL where there is none."""
-        # Not by a path of json_extract, which takes names as they are written: G\u00f6, not Gö.
-        return f"(SELECT {what} FROM json_each(metadata) WHERE key = {self.parameter(column.name)})"
-
-    def parameter(self, value: Any) -> str:
-        # SQLite has whole numbers of 64 bits, and compares them with floats exactly.
-        is_large = isinstance(value, int) and not -(2**63) <= value < 2**63
-        self.parameters.append(float(value) if is_large else value)
-        return "?"
+        return Column(name, own and not (other and token[0] == "name"))
 
     def token_of_value(self) -> tuple[str, str]:
         """Kind and text, without quotes, of the next token."""
@@ -259,11 +173,7 @@ class _Parser:
         kind, text = token
         return kind, text[1:-1].replace(text[0] * 2, text[0]) if kind == "string" else text
 
-    def pattern(self) -> str:
-        """The next token as a text that like compares with."""
-        return self.token_of_value()[1]
-
-    def value(self, column: _Column) -> Any:
+    def value(self, column: Column) -> Any:
         """The next token as what it is compared as: a text, a number or a span of time."""
         kind, text = self.token_of_value()
         if column.is_time:
@@ -273,10 +183,10 @@ class _Parser:
             return _number(text, f"{column.name} is {NUMBER_COLUMNS[column.name]}")
         if kind == "number" and not column.own:
             number = _number(text, f"{column.name} is compared as a number")
-            return _Number(number, text if text.isascii() else str(number))
+            return Number(number, text if text.isascii() else str(number))
         return text
 
-    def values(self, column: _Column) -> list[Any]:
+    def values(self, column: Column) -> list[Any]:
         if not self.take_word("("):
             raise self.error("(")
         values = [self.value(column)]
@@ -288,6 +198,9 @@ class _Parser:
             raise FilterError(
                 f"--where lists {len(values)} values; at most {MAX_VALUES} are possible"
             )
+        if column.is_time:
+            self.comparisons += len(values)
+            self.check_comparisons()
         return values
 
 

@@ -1,8 +1,4 @@
-"""The items of a gallery, in its database.
-
-Paths are stored as bytes decoded with surrogateescape, written as BLOB where they are not UTF-8, so
-that every file name comes back as it was.
-"""
+"""The items of a gallery, in its database; paths and labels as ``index.texts`` encodes them."""
 
 import dataclasses
 import json
@@ -15,6 +11,7 @@ from index.database import DATABASE, Database
 from index.errors import DamagedGallery
 from index.filters import parse_filter
 from index.parts import MARK, split_part
+from index.texts import decode, encode, from_json
 
 CHUNK = 500  # parameters of one statement, below SQLite's limit
 BLOCK = 2000  # items that are in memory at once
@@ -37,15 +34,6 @@ class Item(NewItem):
     """A picture of a gallery."""
 
     id: int = -1
-
-
-def encode(text: str) -> str | bytes:
-    """Text for SQLite: bytes where it holds what UTF-8 cannot write."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape")
-    return text
 
 
 def insert_items(db: Database, first_id: int, items: Sequence[NewItem]) -> None:
@@ -195,18 +183,13 @@ def _item(row: tuple[Any, ...]) -> Item:
     return Item(decode(path), content_hash, size, mtime_ns, decode(label), facts, id=item_id)
 
 
-def decode(value: Any) -> Any:
-    """What ``encode`` was given."""
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-
-
 def matching_ids(db: Database, where: str) -> np.ndarray:
     """Ids int64, ascending, of the items for which a filter expression holds.
 
     Raises FilterError.
     """
     rows = db.execute("SELECT DISTINCT key FROM items, json_each(items.metadata)")
-    condition, parameters = parse_filter(where, [row[0] for row in rows])
+    condition, parameters = parse_filter(where, [from_json(row[0]) for row in rows])
     # The condition is built from known column names and question marks only.
     found = db.execute(f"SELECT id FROM items WHERE {condition} ORDER BY id", parameters)
     return np.fromiter((row[0] for row in found), np.int64)

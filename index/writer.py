@@ -38,6 +38,7 @@ from index.planner import Limits, Report, check_budget
 from index.shards import FileRecord, Shard, write_array, write_file
 from index.storage import Storage
 from index.stored_index import positions_file
+from index.texts import encode
 from index.upkeep import NewIndex, index_due
 from index.vector_index import AUTO, check_key, write_index
 
@@ -146,19 +147,19 @@ class GalleryWriter:
             return
         with self._commit():
             store.bury(self.db, store.ids_of_paths(self.db, [p for p, _ in failures]).values())
-            rows = [(store.encode(path), reason) for path, reason in failures]
+            rows = [(encode(path), reason) for path, reason in failures]
             self.db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?)", rows)
 
     def record_blanks(self, files: Sequence[NewItem]) -> None:
         """Note files of a gallery of objects in which there is none, as they are now."""
         if files:
-            rows = [(store.encode(f.path), f.content_hash, f.size, f.mtime_ns) for f in files]
+            rows = [(encode(f.path), f.content_hash, f.size, f.mtime_ns) for f in files]
             with self._commit():
                 self.db.executemany("INSERT OR REPLACE INTO blanks VALUES (?, ?, ?, ?)", rows)
 
     def forget_notes(self, paths: Iterable[str]) -> None:
         """Drop what was noted of these files: that they were left out, or have no object."""
-        rows = [(store.encode(path),) for path in paths]
+        rows = [(encode(path),) for path in paths]
         if rows:
             with self._commit():
                 self.db.executemany("DELETE FROM failures WHERE path = ?", rows)

@@ -9,6 +9,7 @@ import pytest
 from index.dates import Span, kept_time, span_of
 from index.errors import FilterError
 from index.filters import parse_filter
+from index.texts import fits
 
 ROWS = [
     (1, "cats/a.jpg", "cat", 10, '{"year": 2020, "shot by": "Ann"}'),
@@ -27,9 +28,15 @@ CSV_ROWS = [  # from a CSV file all metadata are text
 ]
 
 
+def connected() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:")
+    db.create_function("fits", 3, fits)
+    return db
+
+
 @pytest.fixture
 def table() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:")
+    db = connected()
     db.execute("CREATE TABLE items (id INTEGER, path TEXT, label TEXT, size INTEGER,"
                " mtime_ns INTEGER, metadata TEXT)")  # fmt: skip
     return db
@@ -260,7 +267,7 @@ def test_quoted_names_are_those_of_metadata_first(table: sqlite3.Connection) -> 
     ],
 )
 def test_filters_select_what_they_say(text: str, expected: object) -> None:
-    db = sqlite3.connect(":memory:")
+    db = connected()
     db.execute("CREATE TABLE items (id, path, label, size, metadata)")
     db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", ROWS)
     if expected is FilterError:
@@ -382,7 +389,7 @@ def test_what_is_too_long_is_refused_politely(text: str, message: str) -> None:
 
 
 def test_long_filters_work() -> None:
-    db = sqlite3.connect(":memory:")
+    db = connected()
     db.execute("CREATE TABLE items (id, path, label, size, metadata)")
     db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", ROWS)
     for text in (" or ".join(["id = 3"] * 300), "id in (" + ", ".join(["3"] * 10_000) + ")"):
