@@ -55,29 +55,23 @@ class Cursor(sqlite3.Cursor):
     connection: "Database"
 
     def execute(self, *arguments: Any) -> "Cursor":
-        return self._try(super().execute, *arguments)
+        return self.connection.attempt(super().execute, *arguments)
 
     def executemany(self, *arguments: Any) -> "Cursor":
-        return self._try(super().executemany, *arguments)
+        return self.connection.attempt(super().executemany, *arguments)
 
     def fetchone(self) -> Any:
-        return self._try(super().fetchone)
+        return self.connection.attempt(super().fetchone)
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
-        return self._try(super().fetchmany, size or FETCH_ROWS)
+        return self.connection.attempt(super().fetchmany, size or FETCH_ROWS)
 
     def fetchall(self) -> list[Any]:
-        return self._try(super().fetchall)
+        return self.connection.attempt(super().fetchall)
 
     def __iter__(self) -> Any:
         while rows := self.fetchmany():  # many at a time: ten times as fast as one by one
             yield from rows
-
-    def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except FAILURES as error:
-            raise self.connection.failure(error) from error
 
 
 class Database(sqlite3.Connection):
@@ -94,7 +88,7 @@ class Database(sqlite3.Connection):
 
     def cursor(self, factory: Any = Cursor) -> Any:
         """A cursor whose failures are GalleryErrors."""
-        return super().cursor(factory)
+        return self.attempt(super().cursor, factory)
 
     def execute(self, *arguments: Any) -> Cursor:
         """A new cursor that has executed the statement."""
@@ -109,18 +103,44 @@ class Database(sqlite3.Connection):
         if self.in_transaction:
             self.execute("ROLLBACK")
 
+    def attempt(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What the call returns. Raises GalleryError where it fails."""
+        try:
+            return call(*arguments)
+        except FAILURES as error:
+            raise self.failure(error) from error
+
     def failure(self, error: sqlite3.Error | UnicodeDecodeError) -> GalleryError:
         """What an error of SQLite means for the gallery."""
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if _is_damage(error, code):
+            return DamagedGallery(
+                f"{self.file} is damaged: {error}; restore it from a copy, or build the gallery again"
+            )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return GalleryLocked(
                 f"{self.file} is held by another program ({error}); try again when it is done"
             )
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             return GalleryError(f"{self.file} cannot be written: {error}")
-        return DamagedGallery(
-            f"{self.file} is damaged: {error}; restore it from a copy, or build the gallery again"
-        )
+        if code == sqlite3.SQLITE_IOERR:
+            return GalleryError(
+                f"{self.file} cannot be read or written: {error}; is the disk full? Reading, too, "
+                "needs a little space beside it"
+            )
+        return GalleryError(f"{self.file} refused a statement: {error}")
+
+
+def _is_damage(error: sqlite3.Error | UnicodeDecodeError, code: int) -> bool:
+    """Whether the file is at fault: also where it lacks a table or column, or holds no JSON.
+
+    Statements are our own and name only what each gallery has: what they do not find has gone.
+    """
+    return (
+        isinstance(error, UnicodeDecodeError)
+        or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        or (code == sqlite3.SQLITE_ERROR and str(error).startswith(("no such ", "malformed ")))
+    )
 
 
 def connect(folder: Path, *, create: bool = False) -> Database:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from index.database import DATABASE, Database
-from index.errors import DamagedGallery
+from index.errors import DamagedGallery, FilterError
 from index.filters import parse_filter
 from index.parts import MARK, split_part
 from index.texts import decode, encode, from_json
@@ -190,6 +191,11 @@ def matching_ids(db: Database, where: str) -> np.ndarray:
     """
     rows = db.execute("SELECT DISTINCT key FROM items, json_each(items.metadata)")
     condition, parameters = parse_filter(where, [from_json(row[0]) for row in rows])
+    most = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    if len(parameters) > most:
+        raise FilterError(
+            f"--where compares with {len(parameters)} values; at most {most} are possible"
+        )
     # The condition is built from known column names and question marks only.
     found = db.execute(f"SELECT id FROM items WHERE {condition} ORDER BY id", parameters)
     return np.fromiter((row[0] for row in found), np.int64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from index.database import DATABASE, Database, connect, is_sealed, read_settings
-from index.errors import DamagedGallery, NotAGallery
+from index.errors import DamagedGallery, GalleryError
 from index.gallery import Gallery
 from index.shards import check_file
 
@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 def verify_gallery(path: Path) -> list[str]:
     """What is wrong with the gallery in a folder: nothing if it is sound.
 
-    One too damaged to be opened has findings too. Raises NotAGallery where there is none.
+    One too damaged to be opened has findings too. Raises NotAGallery where there is none, GalleryError
+    where it cannot be read, as on a full disk.
     """
     try:
         gallery = Gallery.open(path)
@@ -35,7 +36,7 @@ def _files_at(path: Path) -> Iterator[str]:
         db = connect(path)
         read_settings(db, path)
         yield from _files(db, path)
-    except (DamagedGallery, NotAGallery):
+    except GalleryError:
         return
 
 
