@@ -7,6 +7,7 @@ for each other, and every failure of it is a GalleryError.
 import json
 import os
 import sqlite3
+import threading
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -79,11 +80,13 @@ class Database(sqlite3.Connection):
 
     file: Path
     key: File
+    thread: int
+    """Which thread has opened it, and alone can use it."""
     let_go: Callable[[], object]
 
     def close(self) -> None:
         """Close it, and only then the descriptor that keeps its locks."""
-        super().close()
+        self.attempt(super().close)
         self.let_go()
 
     def cursor(self, factory: Any = Cursor) -> Any:
@@ -112,6 +115,11 @@ class Database(sqlite3.Connection):
 
     def failure(self, error: sqlite3.Error | UnicodeDecodeError) -> GalleryError:
         """What an error of SQLite means for the gallery."""
+        if threading.get_ident() != self.thread:
+            return GalleryError(
+                f"{self.file} can be used only by the thread that opened it; open the gallery in each "
+                "thread that asks"
+            )
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if _is_damage(error, code):
             return DamagedGallery(
@@ -162,7 +170,8 @@ def connect(folder: Path, *, create: bool = False) -> Database:
     db = sqlite3.connect(
         location, timeout=BUSY_SECONDS, isolation_level=None, factory=Database, uri=True
     )
-    db.file, db.key, db.let_go = file, *hold(file, db)
+    db.file, db.thread = file, threading.get_ident()
+    db.key, db.let_go = hold(file, db)
     db.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     db.create_function("fits", 3, fits, deterministic=True)
     if create:

@@ -19,8 +19,9 @@ class Gallery:
     """Pictures that can be found by pictures.
 
     It answers from the newest commit, whichever process made it, and from the gallery that has taken
-    the place of an older one. Changes wait ``wait`` seconds for
-    another writer, then raise GalleryLocked. All errors are GalleryErrors and RetrievalErrors.
+    the place of an older one. Changes wait ``wait`` seconds for another writer, then raise
+    GalleryLocked. All errors are GalleryErrors and RetrievalErrors. Only the thread that opened it can
+    use it: open one in each.
     """
 
     def __init__(self, vectors: VectorGallery) -> None:

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from galleries import make_gallery, new_items
 
-from index.errors import GalleryLocked
+from index.errors import GalleryError, GalleryLocked
 from index.gallery import Gallery
 from index.verify import verify_gallery
 
@@ -86,3 +88,48 @@ def test_a_second_writer_waits_or_says_who_holds_the_lock(tmp_path: Path) -> Non
     assert time.monotonic() - started >= 0.2
     release.join()
     assert len(other) == 1
+
+
+def remove_one(gallery: Gallery) -> None:
+    with gallery.writer() as writer:
+        writer.remove([1])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        Gallery.info, Gallery.refresh, Gallery.close, remove_one, lambda g: g.items([1]),
+        lambda g: list(g.all_items()), lambda g: g.matching("label = a"),
+        lambda g: g.search(np.eye(4), 1, where="id = 1"),
+    ],
+)  # fmt: skip
+def test_a_gallery_is_for_the_thread_that_opened_it(
+    tmp_path: Path, use: Callable[[Gallery], object]
+) -> None:
+    made = make_gallery(tmp_path / "g")
+    with made.writer() as writer:
+        writer.add(np.eye(4), new_items(0, 4))
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(GalleryError, match="only by the thread that opened it") as caught:
+            pool.submit(use, made).result()
+        assert caught.type is GalleryError
+        pool.submit(lambda: use(Gallery.open(made.path))).result()
+    use(made)
+
+
+def test_threads_ask_and_write_by_galleries_of_their_own(tmp_path: Path) -> None:
+    path = make_gallery(tmp_path / "g").path
+
+    def work(number: int) -> list[int]:
+        own = Gallery.open(path)
+        with own.writer(wait=30) as writer:
+            (added,) = writer.add(np.full((1, 4), number), new_items(number, 1))
+        found = own.search(np.full((1, 4), number), 1, where=f"path = p{number}.png").ids.tolist()
+        own.close()
+        assert found == [[added]]
+        return found[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = [i for found in pool.map(work, range(12)) for i in found]
+    assert sorted(ids) == list(range(1, 13))
+    assert verify_gallery(path) == []

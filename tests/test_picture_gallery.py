@@ -1,5 +1,6 @@
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from index.errors import GalleryLocked
+from index.errors import GalleryError, GalleryLocked
 from index.gallery import Gallery as VectorGallery
 from retrieval.checkpoint import save_network
 from retrieval.cli import main
@@ -84,6 +85,11 @@ def test_what_goes_wrong_is_raised(photos: Path) -> None:
     (photos / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"bad\.png: "):
         gallery.query([photos / "bad.png"])
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(GalleryError, match="only by the thread that opened it"),
+    ):
+        pool.submit(gallery.query, "photo.png").result()
     with (
         VectorGallery.open(Path("g.gallery")).writer(),
         pytest.raises(GalleryLocked, match=r"0\.05"),
