@@ -24,6 +24,8 @@ from retrieval.errors import DataError
 
 BLOCK = 128
 """Queries ranked at a time; a block needs about 24 bytes for each of its (query, picture) pairs."""
+SAMPLE = 4096
+"""Pictures that tell where a gallery lies."""
 RESAMPLES = 1000
 Ties = Literal["id", "pessimistic"]
 
@@ -125,7 +127,7 @@ def evaluate_retrieval(
             f"none of {len(queries)} queries has another picture of its class among the "
             f"{len(gallery)} of the gallery, so that no answer can be right; check the labels"
         )
-    ranker.unit_queries = _unit(queries) if distance == "cosine" else queries
+    queries = ranker.prepared(queries)
     columns = [f"recall@{k}" for k in ks] + [f"precision@{k}" for k in ks]
     columns += ["r_precision", "mAP", "mAP@R"]
     scores = np.empty((len(scored), len(columns)))
@@ -133,7 +135,7 @@ def evaluate_retrieval(
 
     def score(number: int) -> None:
         rows = blocks[number]
-        hits = ranker.hits(rows, query_labels[rows], itself[rows])
+        hits = ranker.hits(queries[rows], query_labels[rows], itself[rows])
         for offset, (row, ranks) in enumerate(zip(rows, hits, strict=True)):
             scores[number * BLOCK + offset] = _score(ranks, int(relevant[row]), ks)
 
@@ -189,14 +191,19 @@ class _Ranker:
         ties: Ties,
     ) -> None:
         self.distance, self.labels = distance, labels
-        self.gallery = _unit(gallery) if distance == "cosine" else gallery
+        self.shift = _shift(gallery)
+        self.gallery = self.prepared(gallery)
+        self.repeats, self.firsts = _repeats(self.gallery)
         self.ids = np.arange(len(gallery)) if ids is None else np.asarray(ids, np.int64)
         self.by_id = np.argsort(self.ids, kind="stable")
         order = np.empty(len(gallery), np.uint64)
         order[self.by_id] = np.arange(len(gallery), dtype=np.uint64)
         self.order = order << np.uint64(1)
         self.relevant_bit = np.uint64(1 if ties == "id" else 1 | 1 << 31)
-        self.unit_queries = np.empty((0, 0), np.float32)
+
+    def prepared(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors float32 (n,D) as distances are computed of them."""
+        return _unit(vectors) if self.distance == "cosine" else vectors + self.shift
 
     def rows_of(self, query_ids: np.ndarray | None, n: int) -> np.ndarray:
         """The gallery row with each query's id, −1 where there is none: int64 (Q,)."""
@@ -208,10 +215,12 @@ class _Ranker:
         return np.where(self.ids[rows] == query_ids, rows, -1)
 
     def hits(
-        self, rows: np.ndarray, labels: np.ndarray, itself: np.ndarray
+        self, queries: np.ndarray, labels: np.ndarray, itself: np.ndarray
     ) -> Iterator[np.ndarray]:
-        """For each of these queries the ranks, from 0, of the pictures of its class."""
-        distances = self._distances(self.unit_queries[rows])
+        """For each of these prepared queries the ranks, from 0, of the pictures of its class."""
+        distances = self._distances(queries)
+        # A product of matrices is rounded otherwise at its edges: equal vectors must tie all the same.
+        distances[:, self.repeats] = distances[:, self.firsts]
         keys = distances.view(np.uint32).astype(np.uint64) << np.uint64(32)
         for key, label, own in zip(keys, labels, itself, strict=True):
             key |= self.order
@@ -225,8 +234,6 @@ class _Ranker:
         """Float32 (q,N), none negative, up to a monotone change: squared for l2."""
         if self.distance == "l1":
             return np.stack([np.abs(self.gallery - query).sum(1) for query in queries])
-        # Row by row differences where they are tiny would cost as much again; in float32 the
-        # expansion |a|² + |b|² − 2ab of equal vectors is the same number for each of them.
         products = queries @ self.gallery.T
         if self.distance == "cosine":
             return np.maximum(1 - products, 0, dtype=np.float32)
@@ -279,6 +286,32 @@ def _checked(vectors: np.ndarray, what: str) -> np.ndarray:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(norms, 1e-12)
+
+
+def _shift(gallery: np.ndarray) -> np.ndarray:
+    """What brings a gallery (N,D) near the origin, float32 (D,).
+
+    Far from it |a|² + |b|² − 2ab is a small difference of large numbers. It is a multiple of a power
+    of two about as large as the spread, so that whole numbers stay whole, and their distances exact.
+    """
+    if len(gallery) == 0:
+        return np.zeros(gallery.shape[1], np.float32)
+    some = gallery[:: max(len(gallery) // SAMPLE, 1)].astype(np.float64)
+    spread = some.std(axis=0).max(initial=0)
+    step = 2.0 ** np.ceil(np.log2(spread)) if spread > 0 else 1.0
+    nearest: np.ndarray = 0 - np.round(some.mean(axis=0) / step) * step  # no −0: see _repeats
+    return nearest.astype(np.float32)
+
+
+def _repeats(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int64 (r,) that are equal to an earlier one, and the first of those, int64 (r,)."""
+    if vectors.size == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    as_bytes = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors[0].nbytes)))[:, 0]
+    _, first, which = np.unique(as_bytes, return_index=True, return_inverse=True)
+    first = first[which]
+    repeats = np.flatnonzero(first != np.arange(len(vectors)))
+    return repeats, first[repeats]
 
 
 def _check_shapes(

@@ -115,6 +115,53 @@ def test_a_collapsed_embedding_looks_bad_when_ties_count_against_it() -> None:
     assert by_id.recall_at_k[1] == pytest.approx(1 / 3)  # everybody finds the first class
 
 
+@pytest.mark.parametrize("distance", ["l2", "l1", "cosine"])
+@pytest.mark.parametrize(("n", "dim"), [(190, 65), (250, 16), (131, 7)])
+def test_equal_vectors_tie_wherever_they_stand(distance: str, n: int, dim: int) -> None:
+    rng = np.random.default_rng(n)
+    one, other = rng.normal(size=(2, dim)).astype(np.float32)
+    vectors = np.tile(one, (n, 1))
+    labels = np.arange(n) % 10
+    found = evaluate_retrieval(
+        vectors, labels, vectors, labels, query_ids=np.arange(n), gallery_ids=np.arange(n),
+        distance=distance, ks=(1, 10), ties="pessimistic", intervals=False,
+    )  # fmt: skip
+    assert found.figures["recall@10"].mean == 0
+    assert found.figures["r_precision"].mean == 0
+    # Two points, and each query is one of them: all of the nearer one first, in the order of ids.
+    vectors[::2] = other
+    ids = rng.permutation(n)
+    queries = vectors[:40]
+    found = evaluate_retrieval(
+        queries, labels[:40], vectors, labels, gallery_ids=ids, distance=distance, ks=(1,),
+        intervals=False,
+    )  # fmt: skip
+    first = [
+        labels[min(np.flatnonzero((vectors == query).all(1)), key=lambda row: ids[row])]
+        for query in queries
+    ]
+    assert found.recall_at_k[1] == np.mean(np.array(first) == labels[:40])
+
+
+@pytest.mark.parametrize("far", [0.0, 1e3, 5e4, -3e6])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_figures_do_not_depend_on_where_the_vectors_lie(far: float, scale: float) -> None:
+    rng = np.random.default_rng(3)
+    labels = np.arange(300) % 10
+    around = rng.normal(size=(10, 8))[labels] * 4 + rng.normal(size=(300, 8))
+    vectors = (scale * (around + far)).astype(np.float32)  # what float32 loses is lost for both
+    apart = vectors.astype(np.float64)
+    distances = ((apart[:, None] - apart) ** 2).sum(2)
+    np.fill_diagonal(distances, np.inf)
+    expected = labels[distances.argmin(1)] == labels
+    found = evaluate_retrieval(
+        vectors, labels, vectors, labels, query_ids=np.arange(300), gallery_ids=np.arange(300),
+        ks=(1,), intervals=False,
+    )  # fmt: skip
+    assert found.recall_at_k[1] == pytest.approx(expected.mean(), abs=0.011)
+    assert expected.mean() > 0.8
+
+
 def test_a_perfect_embedding_is_perfect_and_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(50) % 5
