@@ -127,8 +127,9 @@ def _read_csv(file: Path, columns: Sequence[str]) -> Table:
     for place, name in enumerate(names):
         for row, (line, cells) in enumerate(lines):
             values[row, place] = number = _number(cells[place])
-            if math.isnan(number) and name not in wrong:
-                wrong[name] = f"line {line} has {cells[place]!r}, which is no number"
+            if not math.isfinite(number) and name not in wrong:
+                kind = "no number" if math.isnan(number) else "not finite"
+                wrong[name] = f"line {line} has {cells[place]!r}, which is {kind}"
     if not columns:
         columns = [name for name in names if name not in wrong]
         if not columns:

@@ -67,7 +67,7 @@ def list_csv(file: Path, split: str) -> PictureList:
     """
     paths, labels = [], []
     names: set[str] = set()
-    with csv_rows(file) as (columns, rows):
+    with csv_rows(file, skipinitialspace=True) as (columns, rows):
         missing = [name for name in ("path", "label") if name not in columns]
         if missing:
             raise DataError(
@@ -75,12 +75,13 @@ def list_csv(file: Path, split: str) -> PictureList:
                 f"{', '.join(columns) or 'nothing'}; expected path,label[,split,is_query,is_gallery]"
             )
         for where, row in rows:
-            if not row["path"] or not row["label"]:
+            label = row["label"].strip()
+            if not row["path"] or not label:
                 raise DataError(f"{where}: path or label is missing")
-            names.add(row["label"])
+            names.add(label)
             if _belongs(row, split, where):
                 paths.append(file.parent / row["path"])
-                labels.append(row["label"])
+                labels.append(label)
     return PictureList(str(file), paths, list(labels), tuple(sorted(names)))
 
 

@@ -54,11 +54,11 @@ def folder_name(path: Path) -> str:
 
 
 def _rows(file: Path) -> Iterator[Picture]:
-    with csv_rows(file) as (columns, rows):
+    with csv_rows(file, skipinitialspace=True) as (columns, rows):
         if "path" not in columns:
             raise DataError(f"{file} has no column 'path' in its first line")
         for where, row in rows:
             if not row["path"]:
                 raise DataError(f"{where}: path is missing")
             metadata = {k: v for k, v in row.items() if k not in ("path", "label") and k and v}
-            yield Picture(file.parent / row["path"], row.get("label") or None, metadata)
+            yield Picture(file.parent / row["path"], row.get("label", "").strip() or None, metadata)

@@ -62,7 +62,7 @@ BACKBONE_SETTINGS: dict[str, dict[str, Any]] = {
 }
 CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
     **BACKBONE_SETTINGS,
-    **dict.fromkeys(RESNETS, DEEP_SETTINGS),
+    **dict.fromkeys((*RESNETS, "tiny"), DEEP_SETTINGS),
     "fast-resnet": {
         "label_smoothing": 0.2,
         "optimizer": "muon",

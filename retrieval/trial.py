@@ -60,9 +60,10 @@ def try_training(
     *,
     small_epochs: int = 0,
     runs: int = 1,
-) -> Trial:
+) -> Trial | None:
     """Sizes and times of ``runs`` over this many pictures: one batch to warm up, two that are timed.
 
+    None in all processes but the first, which alone hears of epochs; memory is that of one process.
     Epochs of small pictures are reckoned by their FLOPs. Nothing is kept, and ``task`` is of no more
     use. Raises as ``fit`` does.
     """
@@ -76,6 +77,8 @@ def try_training(
         save_state=lambda state: None, on_epoch=records.append,
     )  # fmt: skip
     fit(task, dataclasses.replace(config.fit, epochs=3))
+    if not task.processes.first:
+        return None
     timed = records[1:]
     step = sum(r["seconds"] for r in timed) / len(timed)
     parameters = list(task.module.parameters())

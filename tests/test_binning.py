@@ -106,7 +106,7 @@ def test_groups_of_columns(tmp_path: Path) -> None:
         ("t.csv", "a,a\n1,2\n", "more than one column 'a'"),
         ("t.csv", "a,b\nx,\n", "a: line 2 has 'x', which is no number; b: line 2 has ''"),
         ("t.csv", b"a\n\xff\n", "not a CSV file in UTF-8"),
-        ("t.csv", "a\n1\ninf\n", "the first is inf in row 1"),
+        ("t.csv", "a\n1\ninf\n", "a: line 3 has 'inf', which is not finite"),
         ("t.npy", "nothing", "not a .npy array"),
         ("t.npy", "", "not a .npy array"),
         ("t.txt", "1", "neither a .npy nor a .csv"),

@@ -316,6 +316,10 @@ def test_yolo_parts(tmp_path: Path) -> None:
         ("path,label,left,top,right,bottom\na.png,cat,1,2,3,4,5", "more cells"),
         ('path,label,left,top,right,bottom\n"a.png,cat,1', "line 2: it is not sound CSV"),
         ("path,label,left,top,right,bottom,split\na.png,cat,1,2,3,4,x", "split is 'x'"),
+        (
+            "path,label,left,top,right,bottom,width,height\na.png,cat,1,2,3,4,9,x",
+            "line 2: width or height is 'x'",
+        ),
         ("path,label,left,top,right,bottom,crowd\na.png,cat,1,2,3,4,x", "crowd is 'x'"),
     ],
 )
@@ -338,6 +342,25 @@ def test_csv_columns_by_other_names_and_parts(tmp_path: Path) -> None:
         ["a", "c"], ["b", "c"],
     ]  # fmt: skip
     assert train.objects[0].boxes.tolist() == [[1, 2, 3, 4]]
+
+
+def test_csv_tells_of_the_size_of_pictures(tmp_path: Path) -> None:
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "boxes.csv").write_text(
+        "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+        f"a.png,{WIDTH},{HEIGHT},cat,1,2,3,4\na.png,,,cat,2,3,4,5\n"
+        f"b.png,{10 * WIDTH},{10 * HEIGHT},cat,1,2,3,4\nb.png,,,cat,2,3,4,5\n"
+        "c.png,0,0,cat,1,2,3,4\nd.png,,,cat,1,2,3,4\n"
+    )
+    data = load_boxed_pictures(str(tmp_path))
+    assert [path.name for path in data.pictures if isinstance(path, Path)] == [
+        "a.png", "c.png", "d.png",
+    ]  # fmt: skip
+    assert data.objects[0].boxes.tolist() == [[1, 2, 3, 4], [2, 3, 4, 5]]
+    ((path, reason),) = data.left_out
+    assert path.name == "b.png"
+    assert f"its annotation is of {10 * WIDTH}×{10 * HEIGHT} pixels" in reason
 
 
 def test_penn_fudan_boxes_are_those_around_its_masks(tmp_path: Path) -> None:

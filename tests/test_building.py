@@ -199,7 +199,7 @@ def test_removing_by_path_folder_id_and_filter(tmp_path: Path, model: Path, pict
 
 def test_listing_takes_labels_and_metadata_from_a_csv(tmp_path: Path, pictures: Path) -> None:
     file = tmp_path / "list.csv"
-    file.write_text("path,label,year\npictures/a/0.png,cat,2020\npictures/b/1.png,,\n")
+    file.write_text("path, label, year\npictures/a/0.png, cat , 2020\npictures/b/1.png,,\n")
     listed = list_pictures([file, pictures / "a"])
     assert listed[0] == Picture(pictures / "a" / "0.png", "cat", {"year": "2020"})
     assert listed[1] == Picture(pictures / "b" / "1.png", None, {})

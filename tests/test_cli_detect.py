@@ -16,6 +16,7 @@ from retrieval.cli import detect as commands
 from retrieval.detection import boxed_datasets
 from retrieval.embedder import Embedder
 from retrieval.specs import DetectorSpec, EmbedderSpec
+from retrieval.train_detect import run_at
 
 TRAIN = ["--backbone", "lenet", "--batch-norm", "--stem", "small", "--image-size", 64, "--epochs", 2,
          "--batch-size", 8, "--validation", 0.25, "--precision", "fp32", "--lr", 0.01,
@@ -55,6 +56,19 @@ def test_training_says_how_good_it_became(place: Path) -> None:
     assert "holds a run already" in run(*command, code=1).stderr
     assert "mAP@0.5" in run("train-detect", "--out", place / "again", "--resume").stdout
     assert "--optimizer" in run("train-detect", "--help").stdout
+
+
+def test_the_figures_told_are_those_of_the_model_that_is_kept(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(place / "run", run_folder)
+    figures = [(0.25, 0.1), (0.5, 0.25), (0.5, 0.17), (0.4, 0.3)]  # of equal ones the last is kept
+    lines = [json.dumps({"map_50": a, "map": b}) + "\n" for a, b in figures]
+    (run_folder / "metrics.jsonl").write_text("".join(lines))
+    commands._print_result(run_at(run_folder), True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["map_50"], told["map"]) == (0.5, 0.17)
 
 
 def test_a_dry_run_keeps_nothing(place: Path) -> None:

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from retrieval.backbones import NAMES
 from retrieval.cli.runs import suited
 from retrieval.config import AugmentConfig, FitConfig
 from retrieval.errors import ConfigError
@@ -125,3 +126,7 @@ def test_what_is_left_out_takes_its_default_and_whole_numbers_do_for_others() ->
 def test_values_at_the_ends_of_their_range_are_taken() -> None:
     assert AugmentConfig(hue=0.5).hue == 0.5
     assert FitConfig(epochs=1).epochs == 1
+
+
+def test_a_classifier_on_each_network_has_settings_of_its_own() -> None:
+    assert set(CLASSIFY_SETTINGS) == set(NAMES)

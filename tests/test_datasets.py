@@ -63,7 +63,7 @@ def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
         write(tmp_path / f"{number}.png", number)
     file = tmp_path / "list.csv"
     file.write_text(
-        "path,label,split,extra\n0.png,cat,train,x\n1.png,dog,train,x\n2.png,cat,test,x\n"
+        "path, label,split,extra\n0.png,cat,train,x\n1.png, dog ,train,x\n2.png,cat,test,x\n"
         "3.png,owl,validation,\n4.png,dog,,\n"
     )
     train = load_dataset(str(file), data_dir=tmp_path)

@@ -118,6 +118,14 @@ def test_two_processes_train_a_classifier(tmp_path: Path) -> None:
     assert len(said["accuracies"]) == 2
 
 
+def test_a_dry_run_of_two_processes_is_told_once(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    options = ["--width", "8", "--batch-size", "18", "--dry-run", "--json", "--device", "cpu"]
+    said = run(tmp_path, "run", TORCHRUN, "train-embed", *options)
+    assert said["batch"] == 18
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_shares_cover_a_batch_or_are_refused() -> None:
     shares = [Processes(rank, 3).share(12) for rank in range(3)]
     assert [row for s in shares for row in range(12)[s]] == list(range(12))

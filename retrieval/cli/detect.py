@@ -175,7 +175,7 @@ def _print_result(run: "DetectorRun", as_json: bool) -> None:
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     measured = [r for r in records if "map_50" in r]
-    best = max(measured, key=lambda r: r["map_50"], default=None)
+    best = max(reversed(measured), key=lambda r: r["map_50"], default=None)  # fit keeps the last
     if as_json:
         figures = {name: None if best is None else best[name] for name in ("map_50", "map")}
         print_json({"run": str(run.folder), "epochs": len(records), **figures})

@@ -186,10 +186,12 @@ def begin(
     return data, chosen, tell
 
 
-def print_trial(trial: "Trial", as_json: bool) -> None:
-    """Sizes and times of a run."""
+def print_trial(trial: "Trial | None", as_json: bool) -> None:
+    """Sizes and times of a run; of several processes one knows them."""
     import dataclasses
 
+    if trial is None:
+        return
     if as_json:
         print_json(dataclasses.asdict(trial))
         return
@@ -206,6 +208,7 @@ def try_out(
 ) -> None:
     """Print what training would cost, measured on two batches."""
     from retrieval.batches import small_epochs
+    from retrieval.processes import Processes
     from retrieval.trial import try_training
 
     folds = getattr(config, "folds", 0)
@@ -213,7 +216,8 @@ def try_out(
         fitting, held_out = data.fold(0, folds, config.fit.seed)
     else:
         fitting, held_out = data.holdout(config.validation, config.fit.seed)
-    task = make_task(config, fitting, held_out, device)
+    processes = Processes.join(device)
+    task = make_task(config, fitting, held_out, device, processes=processes)
     rows = len(task.batches(0, 0)[1])
     trial = try_training(
         task, config, len(fitting), rows, small_epochs=small_epochs(config), runs=folds or 1

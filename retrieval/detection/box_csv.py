@@ -51,7 +51,8 @@ def read_boxes(file: Path, split: str) -> Listing:
             if _belongs(row, split, where):
                 picture = found.get(name) or AnnotatedPicture(find_picture(name, folders), [])
                 objects = [*picture.objects, annotation] if annotation else picture.objects
-                found[name] = AnnotatedPicture(picture.path, objects)
+                size = _size(row, where) or picture.size
+                found[name] = AnnotatedPicture(picture.path, objects, size)
     return Listing(tuple(sorted(classes)), list(found.values()))
 
 
@@ -87,6 +88,15 @@ def _line(
     if crowd not in ("0", "1"):
         raise DataError(f"{where}: crowd is {crowd!r}; it can be 0 or 1")
     return name, Annotation(texts[0], (left, top, right, bottom), where, crowd=crowd == "1")
+
+
+def _size(row: dict[str, str], where: str) -> tuple[int, int] | None:
+    """What a line tells of the size of its picture; zeros, and nothing, tell nothing."""
+    texts = [(row.get(name) or "").strip() for name in ("width", "height")]
+    if not all(texts):
+        return None
+    width, height = (number_in(text, where, "width or height") for text in texts)
+    return (int(width), int(height)) if width > 0 and height > 0 else None
 
 
 def _belongs(row: dict[str, str], split: str, where: str) -> bool:
