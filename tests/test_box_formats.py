@@ -55,6 +55,13 @@ def test_coco_masks_are_drawn_from_polygons_and_runs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(listed.objects[0].masks, wanted[None])
 
 
+@pytest.mark.parametrize("nothing", [None, [], [[]]])
+def test_coco_objects_may_have_boxes_alone(tmp_path: Path, nothing: object) -> None:
+    data = coco(tmp_path, segmentation=nothing)
+    assert data.objects[0].boxes.tolist() == [[1, 2, 11, 12]]
+    assert data.objects[0].masks is None
+
+
 @pytest.mark.parametrize("share", [0, 0.02, 0.5, 1])
 def test_runs_are_those_of_pycocotools(tmp_path: Path, share: float) -> None:
     mask = pytest.importorskip("pycocotools.mask")

@@ -108,6 +108,8 @@ def _annotation(entry: Any, categories: dict[Any, str], where: str) -> Annotatio
         )
     left, top, width, height = (number_in(value, where, "bbox") for value in box)
     segmentation = entry.get("segmentation")
+    if segmentation == [[]]:  # as some tools write where there are boxes alone
+        segmentation = None
     return Annotation(
         categories[category],
         (left, top, left + width, top + height),
