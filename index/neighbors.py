@@ -14,6 +14,8 @@ FAISS_METRIC = {
     "l1": faiss.METRIC_L1,
     "cosine": faiss.METRIC_INNER_PRODUCT,
 }
+LONGEST = 1e18
+"""The length of the longest vectors: sums of a few squares of it are within float32."""
 RESCORE_ROWS = 1024
 """Queries whose candidates are re-scored at a time, to bound memory."""
 
@@ -56,7 +58,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray:
     """Contiguous float32 (n,D), for cosine of length 1.
 
-    Raises VectorError for another shape and for values that are not finite.
+    Raises VectorError for another shape, for values that are not finite, and for vectors so long that
+    their square is beyond float32.
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dim:
@@ -70,6 +73,12 @@ def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray
             f"{int((~finite).sum())} of {len(vectors)} {what} hold values that are not finite; the "
             f"first is row {int(np.argmin(finite))}"
         )
+    if vectors.size and max(vectors.max(), -vectors.min()) > LONGEST / vectors.shape[1] ** 0.5:
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+        if lengths.max() > LONGEST:
+            raise VectorError(
+                f"{what} may be {LONGEST:g} long at most, and the longest is {lengths.max():.3g}"
+            )
     return unit(vectors) if metric == "cosine" else vectors
 
 

@@ -43,6 +43,17 @@ def stored_path(gallery: Gallery, picture: Path) -> str:
     return os.path.relpath(os.path.abspath(picture), gallery.image_root)
 
 
+def linked_path(
+    gallery: Gallery, picture: Path, real: Callable[[str], str] = os.path.realpath
+) -> str:
+    """The path as it is stored of a picture whose folder, or the image root, is reached by links.
+
+    ``real`` follows them: a cached one, where many pictures are asked for.
+    """
+    folder, name = os.path.split(os.path.abspath(picture))
+    return os.path.relpath(os.path.join(real(folder), name), real(str(gallery.image_root)))
+
+
 def mark_of(path: Path) -> Mark | None:
     """Size and time of change (ns), by which an unchanged file is known; None where it is gone."""
     try:

@@ -26,7 +26,7 @@ from index.new_gallery import create_gallery
 from index.shards import write_array
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
-from retrieval.checkpoint import MODEL_FILE, embedder_id, model_file
+from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_file
 from retrieval.errors import DataError
 from retrieval.summary import FillSummary
 from retrieval.tables import count_rows, read_table, write_table
@@ -160,6 +160,12 @@ def open_or_create(
         )  # fmt: skip
     if source.model not in (None, identity) or (made_by and identity != made_by):
         raise DataError(f"{source.folder} was made by {source.model}, not by {model or made_by}")
+    dim = source.dim if model is None else load_embedder(model).spec.embedding_dim
+    if dim != source.dim:
+        raise DataError(
+            f"{source.folder} holds vectors of {source.dim} numbers, and those of {model} have {dim}: "
+            "it has not made them"
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         content = {MODEL_FILE: model_file(model).read_bytes()} if model else {}
         return create_gallery(

@@ -257,17 +257,24 @@ def _cut_out(image: Image.Image, box: Box) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_deep(image).convert("RGB")
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return _to_srgb(image)
+        alpha = image.convert("RGBA").getchannel("A")
+        colours = _to_srgb(image.convert("L" if image.mode in ("L", "LA") else "RGB"), profile)
+        colours.putalpha(alpha)
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return _to_srgb(image.convert("RGB") if image.mode == "P" else image, profile)
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
     """8-bit grey of 16-bit (by 257), 32-bit and float pictures (0…1 by 255, else by their range)."""
     values = np.asarray(image, np.float64)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        raise ImageError("it holds no finite number")
+    low, high = float(finite.min()), float(finite.max())
+    values = values.clip(low, high)  # infinite ones are as the largest; NaN stays
     if image.mode == "F" and low >= 0 and high <= 1:
         scaled = values * 255
     elif image.mode != "F" and low >= 0 and high <= 65535:
@@ -277,9 +284,8 @@ def _from_deep(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8))
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """RGB by the embedded colour profile, where there is a sound one."""
-    profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,5 +1,6 @@
 """Who asks whom when the answers are measured: test pictures the training pictures, or each other."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from index.gallery import Gallery
 from retrieval.calibration import LabelledQueries
 from retrieval.checkpoint import load_embedder, model_of_gallery
+from retrieval.comparing import linked_path, stored_path
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.errors import DataError
@@ -104,10 +106,14 @@ def _ids_of(gallery: Gallery, data: LabeledImages) -> np.ndarray:
     """The gallery's ids of the files of a data set, −1 for files that are not in it: int64 (N,)."""
     if data.paths is None:  # pictures that are in no file of their own
         return np.full(len(data), -1, np.int64)
-    root = gallery.image_root
     known = {item.path: item.id for item in gallery.all_items()}
-    relative = (os.path.relpath(os.path.abspath(path), root) for path in data.paths)
-    return np.array([known.get(path, -1) for path in relative], np.int64)
+    real = functools.cache(os.path.realpath)
+
+    def id_of(path: Path) -> int:
+        by_name = known.get(stored_path(gallery, path))
+        return known.get(linked_path(gallery, path, real), -1) if by_name is None else by_name
+
+    return np.array([id_of(path) for path in data.paths], np.int64)
 
 
 def _names(data: LabeledImages) -> np.ndarray:

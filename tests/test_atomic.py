@@ -18,6 +18,12 @@ def test_files_appear_whole_with_ordinary_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_names_may_be_as_long_as_names_may_be(tmp_path: Path, name: str) -> None:
+    write_atomically(tmp_path / name, b"one")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

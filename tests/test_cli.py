@@ -316,6 +316,13 @@ def test_queries_that_are_in_the_gallery_do_not_find_themselves(place: Path) -> 
               "--json").stdout  # fmt: skip
     alone = run("evaluate", "--gallery", place / "g.gallery", "--json").stdout
     assert json.loads(ask)["figures"] == json.loads(alone)["figures"]
+    link = place / "linked"
+    link.symlink_to("pictures")
+    linked = run(
+        "evaluate", "--gallery", place / "g.gallery", "--queries", link / "train", "--json"
+    )
+    link.unlink()
+    assert json.loads(linked.stdout)["figures"] == json.loads(alone)["figures"]
 
 
 @pytest.mark.parametrize(

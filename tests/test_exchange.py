@@ -213,6 +213,9 @@ def test_a_model_is_not_put_into_a_gallery_in_silence(tmp_path: Path) -> None:
     source = write_plain(tmp_path / "in", np.eye(64)[:4], "path\na\nb\nc\nd\n")
     model = Path("cifar10")
     vectors = open_source(source)
+    narrow = open_source(write_plain(tmp_path / "narrow", np.eye(4), "path\na\nb\nc\nd\n"))
+    with pytest.raises(DataError, match="vectors of 4 numbers, and those of cifar10 have 64"):
+        open_or_create(narrow, tmp_path / "n", metric="l2", model=model)
     made = open_or_create(vectors, tmp_path / "g", metric="l2", made_by=embedder_id(model))
     import_vectors(made, vectors)
     with pytest.raises(GalleryError, match="import into another gallery with --model"):

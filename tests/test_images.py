@@ -1,4 +1,5 @@
 import io
+import struct
 import warnings
 from pathlib import Path
 
@@ -93,6 +94,61 @@ def test_a_colour_profile_is_converted() -> None:
     lab = ImageCms.createProfile("LAB")
     grey = encoded(quadrants(), "PNG", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes())
     assert read_image(grey).shape == (24, 32, 3)  # a profile that does not fit RGB is passed over
+
+
+def wide_profile() -> bytes:
+    """A sound RGB profile of the ICC, version 2: the primaries of Display P3, gamma 1.8."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    white = (0.9642, 1, 0.8249)
+    primaries = {b"r": (0.5151, 0.2412, -0.0011), b"g": (0.292, 0.6922, 0.0419),
+                 b"b": (0.1571, 0.0666, 0.7841)}  # fmt: skip
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + fixed(*white)}
+    for name, place in primaries.items():
+        tags[name + b"XYZ"] = b"XYZ \0\0\0\0" + fixed(*place)
+        tags[name + b"TRC"] = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(1.8 * 256), 0)
+    start, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(content))
+        body += content
+    size = start + len(body)
+    head = struct.pack(">I4sI12s", size, b"none", 0x02100000, b"mntrRGB XYZ ")
+    head += struct.pack(">6H4s28x", 2020, 1, 1, 0, 0, 0, b"acsp") + fixed(*white)
+    return head.ljust(128, b"\0") + table + body
+
+
+def test_a_colour_profile_counts_whatever_the_mode() -> None:
+    profile = wide_profile()
+    image = quadrants().point(lambda value: 60 + value // 2)  # colours that sRGB has too
+    wanted = read_image(encoded(image, "PNG", icc_profile=profile))
+    assert np.abs(wanted.astype(int) - read_image(encoded(image, "PNG"))).mean() > 5
+    for mode in ("RGBA", "P"):
+        other = image.convert(mode) if mode == "RGBA" else image.quantize(16)
+        found = read_image(encoded(other, "PNG", icc_profile=profile))
+        np.testing.assert_array_equal(found, wanted)
+    half = image.convert("RGBA")
+    half.putalpha(128)
+    found = read_image(encoded(half, "PNG", icc_profile=profile)).astype(float)
+    np.testing.assert_allclose(found, wanted * (128 / 255) + 127, atol=1.5)
+    grey = Image.new("LA", (4, 4), (100, 255))
+    assert read_image(encoded(grey, "PNG", icc_profile=profile)).tolist() == [[[100] * 3] * 4] * 4
+
+
+def test_numbers_that_are_not_finite_do_not_blacken_the_others() -> None:
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    plain = read_image(encoded(Image.fromarray(values), "TIFF"))
+    for odd, shown in ((np.inf, 255), (-np.inf, 0), (np.nan, 0)):
+        changed = values.copy()
+        changed[1, 1] = odd
+        expected = plain.copy()
+        expected[1, 1] = shown
+        found = read_image(encoded(Image.fromarray(changed), "TIFF"))
+        np.testing.assert_array_equal(found, expected)
+    nothing = Image.fromarray(np.full((3, 4), np.nan, np.float32))
+    with pytest.raises(ImageError, match="no finite number"):
+        read_image(encoded(nothing, "TIFF"))
 
 
 def test_reading_in_threads_keeps_order_and_bounds_memory(nasty: list[NastyPicture]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFont
 
+from retrieval.cli.answers import table
 from retrieval.curves import training_curves
 from retrieval.fonts import label_font
 from retrieval.report import (
@@ -19,6 +20,7 @@ from retrieval.report import (
     picture_grid,
     write_picture,
 )
+from retrieval.search import Answer, Hit
 
 
 def plain(value: int, height: int = 8, width: int = 8) -> np.ndarray:
@@ -112,3 +114,11 @@ def test_written_pictures_come_back(tmp_path: Path) -> None:
     write_picture(Image.fromarray(plain(77)), tmp_path / "new" / "x.png")
     assert np.asarray(Image.open(tmp_path / "new" / "x.png")).max() == 77
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.png"]
+
+
+def test_labels_cannot_rewrite_the_screen() -> None:
+    hit = Hit(1, 0.5, 7, Path("a.png"), "ev\x1b[31mil\nrank", {})
+    shown = table(Answer("q", [hit]), titled=False)
+    assert shown.count("\n") == 2
+    assert "\x1b" not in shown
+    assert r"ev\x1b[31mil\nrank" in shown

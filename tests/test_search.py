@@ -164,7 +164,11 @@ def test_bad_questions_are_refused(searcher: Searcher) -> None:
             list(searcher.nearest([question], k))
         with pytest.raises(VectorError, match=f"the limit is {k}"):
             list(searcher.within([question], 1, limit=k))
-    for vector, message in ((np.zeros(5), r"\(n, 4\)"), (np.full(4, np.nan), "not finite")):
+    for vector, message in (
+        (np.zeros(5), r"\(n, 4\)"),
+        (np.full(4, np.nan), "not finite"),
+        (np.full(4, 1e19), r"1e\+18 long at most, and the longest is 2e\+19"),
+    ):
         for ask in (searcher.nearest, lambda one: searcher.within(one, 1)):
             with pytest.raises(VectorError, match=message):
                 list(ask([Question("q", vector)]))

@@ -78,7 +78,7 @@ def table(answer: "Answer", titled: bool) -> str:
     box = f"{'box':<20}  " if boxed else ""
     lines.append(f"{'rank':>4}  {'distance':>8}  {'label':<16}  {box}path")
     for hit in answer.hits:
-        label = hit.label or ""
+        label = one_line(hit.label or "")
         box = f"{box_text(hit.box):<20}  " if boxed else ""
         facts = f"{hit.rank:>4}  {hit.distance:>8.4f}  {label:<16}  {box}"
         lines.append(f"{facts}{one_line(hit.path)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from retrieval.cli.answers import one_line
 from retrieval.cli.options import gallery_option, json_option, say, where_option
 from retrieval.errors import ConfigError
 
@@ -156,7 +157,7 @@ def _photos(
         torch.set_num_threads(1)
 
     def report(photo: Path, reason: str) -> None:
-        click.echo(f"Error: {photo}: {reason}", err=True)
+        click.echo(f"Error: {one_line(photo)}: {reason}", err=True)
         asked.unreadable += 1
 
     def report_blank(photo: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from retrieval.cli.answers import one_line
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
 from retrieval.cli.runs import (
     MEASURED,
@@ -214,9 +215,9 @@ def classify(
     if as_json:
         print_json([answer.to_dict() for answer in answers])
     for answer in [] if as_json else answers:
-        click.echo(answer.photo)
+        click.echo(one_line(answer.photo))
         for name, probability in answer.classes:
-            click.echo(f"  {probability:7.2%}  {name}")
+            click.echo(f"  {probability:7.2%}  {one_line(name)}")
     for photo, reason in unreadable:
         say(f"{photo}: {reason}")
     if unreadable:

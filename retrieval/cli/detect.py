@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.box_augment_config import BoxAugmentConfig
+from retrieval.cli.answers import one_line
 from retrieval.cli.options import config_options, device_option, json_option, print_json, say
 from retrieval.cli.runs import (
     MEASURED,
@@ -298,7 +299,8 @@ def _places(files: list[Path], folder: Path) -> list[Path]:
 
 def _print_answer(answer: dict[str, Any]) -> None:
     """The photo, and a line for each of its objects."""
-    click.echo(answer["photo"] + (f"  →  {answer['drawn']}" if "drawn" in answer else ""))
+    drawn = f"  →  {one_line(answer['drawn'])}" if "drawn" in answer else ""
+    click.echo(one_line(answer["photo"]) + drawn)
     if not answer["objects"]:
         click.echo("  nothing")
         return
@@ -307,4 +309,4 @@ def _print_answer(answer: dict[str, Any]) -> None:
     click.echo(f"  {'class':<{width}}   score  {sides}")
     for each in answer["objects"]:
         box = "  ".join(f"{x:7.1f}" for x in each["box"])
-        click.echo(f"  {each['class']:<{width}}  {each['score']:6.1%}  {box}")
+        click.echo(f"  {one_line(each['class']):<{width}}  {each['score']:6.1%}  {box}")

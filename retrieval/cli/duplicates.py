@@ -63,7 +63,8 @@ def duplicates(
     gallery = Gallery.open(find_gallery(gallery_path))
     chosen = default_distance(gallery) if distance is None else find_distance(gallery, distance)
     if distance is None:
-        say(f"Distance: {chosen:g}, a hundredth of the typical one (--distance changes it)")
+        share = "a ten-thousandth" if gallery.metric == "cosine" else "a hundredth"
+        say(f"Distance: {chosen:g}, {share} of the typical one (--distance changes it)")
     with Progress("Comparing", None, "pictures") as progress:
         found = find_duplicates(gallery, chosen, where=where, on_progress=progress.set_of)
     if as_json:
@@ -84,7 +85,7 @@ def _print_groups(found: "Duplicates") -> None:
             copy = "" if member.copy_of is None else f"copy of {member.copy_of}"
             facts = f"{member.id:>10}  {member.distance:>8.4f}  {copy:<18}"
             box = "" if member.box is None else f"{box_text(member.box):<20}  "
-            click.echo(f"{facts}  {member.label or '':<16}  {box}{one_line(member.path)}")
+            click.echo(f"{facts}  {one_line(member.label or ''):<16}  {box}{one_line(member.path)}")
     click.echo(
         f"{len(found.groups):,} groups, {found.pictures:,} pictures within {found.distance:g} of "
         f"another, {found.copies:,} of them copies"

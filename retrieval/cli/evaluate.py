@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from retrieval.cli.answers import one_line
 from retrieval.cli.classify import views_option
 from retrieval.cli.options import device_option, json_option, print_json, say
 from retrieval.errors import ConfigError
@@ -149,7 +150,7 @@ def evaluate(
     if as_json:
         print_json(report.to_dict())
     else:
-        click.echo(report.table())
+        click.echo("\n".join(one_line(line) for line in report.table().split("\n")))
 
 
 def _check_options(subject: str) -> None:
