@@ -16,11 +16,12 @@ All are means over queries with R ≥ 1; the others are counted and left out.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from retrieval.errors import DataError
+from retrieval.specs import DISTANCES
 
 BLOCK = 128
 """Queries ranked at a time; a block needs about 24 bytes for each of its (query, picture) pairs."""
@@ -111,11 +112,14 @@ def evaluate_retrieval(
     "l2", "l1" or "cosine". ties: equal distances stand in the order of gallery ids (of rows, without
     ids), as a search answers, or wrong pictures first, so that a collapsed embedding cannot look good.
     Memory: a block of 128 rankings at a time for each of two threads, never all distances.
-    Raises DataError for wrong shapes, values that are not finite, ks out of range, or no queries left.
+    Raises DataError for wrong shapes, values that are not finite, choices that there are not, ks out of
+    range, or no queries left.
     """
     queries, gallery = _checked(queries, "queries"), _checked(gallery, "gallery")
+    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
+    _check(queries, query_labels, gallery, gallery_labels, query_ids, gallery_ids, ks, distance, ties,
+           confidence)  # fmt: skip
     names, query_labels, gallery_labels = _encode(query_labels, gallery_labels)
-    _check_shapes(queries, query_labels, gallery, gallery_labels, query_ids, gallery_ids, ks)
     ranker = _Ranker(gallery, gallery_labels, gallery_ids, distance, ties)
     relevant = np.bincount(gallery_labels, minlength=len(names))[query_labels]
     itself = ranker.rows_of(query_ids, len(queries))
@@ -268,7 +272,6 @@ def _encode(
     query_labels: np.ndarray, gallery_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class names, and both label arrays as positions in them; exact for int64 and strings."""
-    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
     names, codes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
     return names, codes[: len(query_labels)], codes[len(query_labels) :]
 
@@ -314,7 +317,7 @@ def _repeats(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return repeats, first[repeats]
 
 
-def _check_shapes(
+def _check(
     queries: np.ndarray,
     query_labels: np.ndarray,
     gallery: np.ndarray,
@@ -322,7 +325,19 @@ def _check_shapes(
     query_ids: np.ndarray | None,
     gallery_ids: np.ndarray | None,
     ks: Sequence[int],
+    distance: str,
+    ties: str,
+    confidence: float,
 ) -> None:
+    if distance not in DISTANCES or ties not in get_args(Ties) or not 0 < confidence < 1:
+        raise DataError(
+            f"distance is {distance!r}, ties are {ties!r}, confidence is {confidence!r}; they can be "
+            f"{', '.join(DISTANCES)}; {', '.join(get_args(Ties))}; between 0 and 1"
+        )
+    if query_labels.ndim != 1 or gallery_labels.ndim != 1:
+        raise DataError(
+            f"labels have shapes {query_labels.shape} and {gallery_labels.shape}; expected (number,)"
+        )
     if queries.shape[1] != gallery.shape[1]:
         raise DataError(
             f"queries have {queries.shape[1]} dimensions, the gallery has {gallery.shape[1]}"

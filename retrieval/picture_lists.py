@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
-from retrieval.images import find_images
+from retrieval.images import EXTENSIONS, find_images
 
 SPLIT_FOLDERS = {
     "train": ("train",), "gallery": ("train",), "test": ("test", "val", "validation"),
@@ -25,12 +25,20 @@ class PictureList:
 def list_folder(root: Path, split: str) -> PictureList:
     """The pictures of a part of a folder: "train", "gallery" or "test".
 
-    Their classes are the folders that they lie in; without such folders there are no labels. Raises
-    DataError where there is a train folder, but none for this part.
+    Their classes are the folders below it, each with all that lies in it; without such folders there
+    are no labels. Raises DataError where there is a train folder, but none for this part, and where
+    train may be a class.
     """
     parts = {part: [root / n for n in names if (root / n).is_dir()]
              for part, names in SPLIT_FOLDERS.items()}  # fmt: skip
     if parts["train"]:
+        others = [name for name in _class_folders(root) if name != "train"]
+        if others and not parts["test"]:
+            raise DataError(
+                f"{root} has a folder train beside {', '.join(others[:3])}, and none of: "
+                f"{', '.join(SPLIT_FOLDERS['test'])}; if train is a class, give it another name; if "
+                "it is what to learn from, move the others away"
+            )
         if not parts[split]:
             raise DataError(
                 f"{root} has a train folder, but none of: {', '.join(SPLIT_FOLDERS[split])}"
@@ -55,9 +63,14 @@ def list_folder(root: Path, split: str) -> PictureList:
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
+    """Folders with a picture somewhere below."""
     return tuple(
-        sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    )
+        sorted(
+            folder.name for folder in root.iterdir()
+            if folder.is_dir() and not folder.name.startswith(".")
+            and any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*"))
+        )
+    )  # fmt: skip
 
 
 def list_csv(file: Path, split: str) -> PictureList:

@@ -248,8 +248,11 @@ class _Progress:
             )
 
     def _check_weights(self) -> None:
-        """A finite loss may have a gradient that is not: such weights must not replace good ones."""
-        for name, value in self.task.module.named_parameters():
+        """A finite loss may have a gradient that is not: such weights must not replace good ones.
+
+        Nor must statistics of batch normalisation, which may go first.
+        """
+        for name, value in self.task.module.state_dict().items():
             if not torch.isfinite(value).all():
                 raise TrainingError(
                     f"weights ({name}) are not finite after epoch {self.epoch + 1}, step {self.step}; "

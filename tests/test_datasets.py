@@ -50,6 +50,24 @@ def test_class_folders_alone_serve_as_both_parts(tmp_path: Path) -> None:
     assert test.paths == data.paths
 
 
+def test_folders_without_pictures_are_no_classes(tree: Path, tmp_path: Path) -> None:
+    (tree / "train" / "empty").mkdir()
+    (tree / "train" / "notes" / "deep").mkdir(parents=True)
+    (tree / "train" / "notes" / "deep" / "x.txt").write_text("x")
+    write(tree / "train" / "a" / "deep" / "9.png")
+    train = load_dataset(str(tree), data_dir=tmp_path / "data")
+    assert train.classes == ("a", "b")
+    assert [train.classes[i] for i in train.labels] == ["a"] * 5 + ["b"] * 4
+
+
+def test_a_class_called_train_is_not_taken_for_the_part_to_learn_from(tmp_path: Path) -> None:
+    for c in ("car", "ship", "train"):
+        write(tmp_path / "p" / c / "1.png")
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=r"a folder train beside car, ship.*another name"):
+            load_dataset(str(tmp_path / "p"), data_dir=tmp_path, split=split)
+
+
 def test_pictures_side_by_side_have_no_labels(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "p" / f"{number}.jpg")

@@ -161,6 +161,15 @@ def test_the_embedder_is_fitted_to_the_look_of_the_pictures() -> None:
     assert (standard.std((0, 2, 3)) - 1).abs().max() < 0.01
 
 
+def test_held_out_pictures_of_one_class_say_nothing() -> None:
+    data = stripes(8)
+    one = data.subset(np.flatnonzero(data.labels == data.labels[0]))
+    config = TrainEmbedConfig().with_values({"width": 8, "image_size": 17})
+    embedder = build_embedder(config, data.images)
+    assert validate(embedder, data, config).keys() == {"recall_at_1", "effective_rank"}
+    assert validate(embedder, one, config).keys() == {"effective_rank"}
+
+
 def test_validation_leaves_the_picture_itself_out() -> None:
     data = stripes(40)
     config = TrainEmbedConfig().with_values(SMALL)

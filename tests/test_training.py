@@ -178,6 +178,14 @@ def test_weights_that_are_not_finite_are_never_kept() -> None:
     assert recorder.best == recorder.states == []
 
 
+def test_statistics_that_are_not_finite_replace_no_good_ones() -> None:
+    recorder = Recorder()
+    recorder.task.module.register_buffer("running_var", torch.tensor(float("inf")))
+    with pytest.raises(TrainingError, match=r"weights \(running_var\) are not finite.*--lr"):
+        fit(recorder.task, dataclasses.replace(QUICK, epochs=1))
+    assert recorder.best == recorder.states == []
+
+
 def test_without_averaging_and_validation_the_last_weights_are_kept() -> None:
     recorder = Recorder()
     recorder.task.validate = lambda module: {}
