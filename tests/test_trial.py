@@ -51,8 +51,8 @@ def test_a_trial_measures_and_leaves_no_trace() -> None:
 
 
 def test_epochs_of_small_pictures_count_for_less() -> None:
-    images = np.zeros((60, 32, 32, 3), np.uint8)
-    data = LabeledImages("black", images, np.arange(60) % 3, ("a", "b", "c"))
+    images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    data = LabeledImages("noise", images, np.arange(60) % 3, ("a", "b", "c"))
     settings = {**SMALL, "epochs": 10, "small_first": 0.4}
     trial = trial_of(TrainEmbedConfig().with_values(settings), data)
     assert trial.small_epochs == 4
@@ -62,8 +62,8 @@ def test_epochs_of_small_pictures_count_for_less() -> None:
 
 
 def test_the_timed_batches_are_whole_pictures_and_runs_add_up() -> None:
-    images = np.zeros((60, 32, 32, 3), np.uint8)
-    data = LabeledImages("black", images, np.arange(60) % 3, ("a", "b", "c"))
+    images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    data = LabeledImages("noise", images, np.arange(60) % 3, ("a", "b", "c"))
     config = TrainEmbedConfig().with_values({**SMALL, "epochs": 10, "small_first": 0.9})
     task = embedding_task(config, data, data, CPU)
     sides: list[int] = []
