@@ -71,6 +71,11 @@ def find_images(sources: Iterable[Path | str]) -> list[Path]:
     return list(found)
 
 
+def holds_pictures(folder: Path) -> bool:
+    """Whether ``find_images`` finds any below a folder. Raises DataError as it does."""
+    return next(_walk(folder), None) is not None
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
-from retrieval.images import EXTENSIONS, find_images
+from retrieval.images import find_images, holds_pictures
 
 SPLIT_FOLDERS = {
     "train": ("train",), "gallery": ("train",), "test": ("test", "val", "validation"),
@@ -32,8 +32,8 @@ def list_folder(root: Path, split: str) -> PictureList:
     parts = {part: [root / n for n in names if (root / n).is_dir()]
              for part, names in SPLIT_FOLDERS.items()}  # fmt: skip
     if parts["train"]:
-        others = [name for name in _class_folders(root) if name != "train"]
-        if others and not parts["test"]:
+        others = [] if parts["test"] else [n for n in _class_folders(root) if n != "train"]
+        if others:
             raise DataError(
                 f"{root} has a folder train beside {', '.join(others[:3])}, and none of: "
                 f"{', '.join(SPLIT_FOLDERS['test'])}; if train is a class, give it another name; if "
@@ -67,8 +67,7 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return tuple(
         sorted(
             folder.name for folder in root.iterdir()
-            if folder.is_dir() and not folder.name.startswith(".")
-            and any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*"))
+            if folder.is_dir() and not folder.name.startswith(".") and holds_pictures(folder)
         )
     )  # fmt: skip
 
