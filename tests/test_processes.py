@@ -26,9 +26,18 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-TORCHRUN = [
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-]  # fmt: skip
+WORKER = Path(__file__).parent / "processes_worker.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+COMMANDS = {
+    "embedder": ["train-embed", *OPTIONS],
+    "folds": [
+        "train-classify", "--width", "8", "--epochs", "1", "--batch-size", "16", "--folds", "2",
+        "--json", "--device", "cpu",
+    ],
+    "dry": [
+        "train-embed", "--width", "8", "--batch-size", "18", "--dry-run", "--json", "--device", "cpu",
+    ],
+}  # fmt: skip
 
 
 def make_pictures(folder: Path) -> None:
@@ -42,43 +51,69 @@ def make_pictures(folder: Path) -> None:
             Image.fromarray(pixels).save(file)
 
 
-def run(folder: Path, name: str, program: list[str], command: str, *options: str) -> dict:
-    """What a command says that trains into the run folder ``name``."""
-    arguments = [*program, "-m", "retrieval", command, "--dataset", "pictures", "--out", name]
+def run(folder: Path, out: Path, names: list[str], *launcher: str) -> dict[str, dict]:
+    """What each command says, by its name; each trains into the run folder ``out/NAME``."""
+    commands = [
+        [*COMMANDS[n], "--dataset", str(folder / "pictures"), "--out", str(out / n)] for n in names
+    ]
     done = subprocess.run(
-        [*arguments, *options], cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-        env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(folder / name / "data"),
+        [sys.executable, *launcher, str(WORKER), json.dumps(commands)],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        env={"PATH": "/usr/bin:/bin", "RETRIEVAL_DATA": str(out / "data"),
              "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said: dict = json.loads(done.stdout)  # one process speaks
-    return said
+    said, rest = [], done.stdout
+    while rest.strip():  # one process speaks
+        answer, end = json.JSONDecoder().raw_decode(rest.lstrip())
+        said.append(answer)
+        rest = rest.lstrip()[end:]
+    return dict(zip(names, said, strict=True))
 
 
-def train(folder: Path, name: str, program: list[str], *more: str) -> list[dict]:
-    assert run(folder, name, program, "train-embed", *OPTIONS, *more)["epochs"] == 2
-    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    make_pictures(folder / "pictures")
+    return folder
 
 
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
-    one = train(tmp_path, "one", [sys.executable])
-    two = train(tmp_path, "two", TORCHRUN)
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
+@pytest.fixture(scope="module")
+def two(folder: Path) -> dict[str, dict]:
+    """What two processes say."""
+    return run(folder, folder / "two", list(COMMANDS), *TORCHRUN)
+
+
+def test_two_processes_train_what_one_trains(folder: Path, two: dict[str, dict]) -> None:
+    one = run(folder, folder / "one", ["embedder"])
+    assert one["embedder"]["epochs"] == two["embedder"]["epochs"] == 2
+    runs = [folder / n / "embedder" for n in ("one", "two")]
+    histories = [(r / "metrics.jsonl").read_text().splitlines() for r in runs]
+    for a, b in zip(*histories, strict=True):
+        alone, shared = json.loads(a), json.loads(b)
+        assert alone.keys() == shared.keys()
+        for key in alone:
             if "seconds" not in key:
-                assert b[key] == pytest.approx(a[key], rel=2e-3, abs=2e-3), key
-    weights, other = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+                assert shared[key] == pytest.approx(alone[key], rel=2e-3, abs=2e-3), key
+    weights, other = (load_file(r / "model.safetensors") for r in runs)
     for name, tensor in weights.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=2e-4)
-    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    config = json.loads((runs[0] / "config.json").read_text())
     torch.manual_seed(0)
     # The tolerances are far below what training changes.
     start = build_embedder(TrainEmbedConfig.from_dict(config), np.zeros((1, 17, 17, 3), np.uint8))
     moved = (weights["projection.weight"] - start.projection.weight).abs().max()
     assert moved > 10 * 2e-4
+
+
+def test_two_processes_train_a_classifier(two: dict[str, dict]) -> None:
+    """None reads what another is still writing."""
+    assert len(two["folds"]["accuracies"]) == 2
+
+
+def test_a_dry_run_of_two_processes_is_told_once(folder: Path, two: dict[str, dict]) -> None:
+    assert two["dry"]["batch"] == 18
+    assert not (folder / "two" / "dry" / "config.json").exists()
 
 
 def test_a_process_alone_changes_nothing() -> None:
@@ -106,24 +141,6 @@ def test_frozen_batch_norm_stays_so_when_it_is_shared() -> None:
     norms = [m for m in task.module.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert all(type(m) is SharedBatchNorm and not m.training for m in norms)
-
-
-def test_two_processes_train_a_classifier(tmp_path: Path) -> None:
-    """None reads what another is still writing."""
-    make_pictures(tmp_path / "pictures")
-    said = run(
-        tmp_path, "run", TORCHRUN, "train-classify", "--width", "8", "--epochs", "1",
-        "--batch-size", "16", "--folds", "2", "--json", "--device", "cpu",
-    )  # fmt: skip
-    assert len(said["accuracies"]) == 2
-
-
-def test_a_dry_run_of_two_processes_is_told_once(tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
-    options = ["--width", "8", "--batch-size", "18", "--dry-run", "--json", "--device", "cpu"]
-    said = run(tmp_path, "run", TORCHRUN, "train-embed", *options)
-    assert said["batch"] == 18
-    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_shares_cover_a_batch_or_are_refused() -> None:
