@@ -156,5 +156,8 @@ def _decode(
         labels=np.asarray(labels, np.int64),
         classes=listing.classes,
         paths=tuple(listing.paths[row] for row in kept),
-        left_out=tuple((listing.paths[row], reason) for row, reason in left_out),
+        left_out=(
+            *((listing.paths[row], reason) for row, reason in left_out),
+            *listing.left_out,
+        ),
     )

@@ -14,21 +14,19 @@ All are means over queries with R ≥ 1; the others are counted and left out.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from retrieval.errors import DataError
+from retrieval.ranking import Ranker, Ties
 from retrieval.specs import DISTANCES
 
 BLOCK = 128
 """Queries ranked at a time; a block needs about 24 bytes for each of its (query, picture) pairs."""
-SAMPLE = 4096
-"""Pictures that tell where a gallery lies."""
 RESAMPLES = 1000
-Ties = Literal["id", "pessimistic"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +118,7 @@ def evaluate_retrieval(
     _check(queries, query_labels, gallery, gallery_labels, query_ids, gallery_ids, ks, distance, ties,
            confidence)  # fmt: skip
     names, query_labels, gallery_labels = _encode(query_labels, gallery_labels)
-    ranker = _Ranker(gallery, gallery_labels, gallery_ids, distance, ties)
+    ranker = Ranker(gallery, gallery_labels, gallery_ids, distance, ties)
     relevant = np.bincount(gallery_labels, minlength=len(names))[query_labels]
     itself = ranker.rows_of(query_ids, len(queries))
     found = np.flatnonzero(itself >= 0)
@@ -178,74 +176,6 @@ def _score(ranks: np.ndarray, relevant: int, ks: Sequence[int]) -> list[float]:
     ]
 
 
-class _Ranker:
-    """Ranks the whole gallery by (distance, tie order) for some queries at a time.
-
-    Each (query, picture) pair becomes one 64-bit key: the bits of its float32 distance (which for
-    numbers ≥ 0 order as the numbers do), then the tie order, then whether the picture is relevant.
-    Sorting plain integers is several times faster than sorting indices by distance.
-    """
-
-    def __init__(
-        self,
-        gallery: np.ndarray,
-        labels: np.ndarray,
-        ids: np.ndarray | None,
-        distance: str,
-        ties: Ties,
-    ) -> None:
-        self.distance, self.labels = distance, labels
-        self.shift = _shift(gallery)
-        self.gallery = self.prepared(gallery)
-        self.repeats, self.firsts = _repeats(self.gallery)
-        self.ids = np.arange(len(gallery)) if ids is None else np.asarray(ids, np.int64)
-        self.by_id = np.argsort(self.ids, kind="stable")
-        order = np.empty(len(gallery), np.uint64)
-        order[self.by_id] = np.arange(len(gallery), dtype=np.uint64)
-        self.order = order << np.uint64(1)
-        self.relevant_bit = np.uint64(1 if ties == "id" else 1 | 1 << 31)
-
-    def prepared(self, vectors: np.ndarray) -> np.ndarray:
-        """Vectors float32 (n,D) as distances are computed of them."""
-        return _unit(vectors) if self.distance == "cosine" else vectors + self.shift
-
-    def rows_of(self, query_ids: np.ndarray | None, n: int) -> np.ndarray:
-        """The gallery row with each query's id, −1 where there is none: int64 (Q,)."""
-        if query_ids is None or len(self.ids) == 0:
-            return np.full(n, -1)
-        query_ids = np.asarray(query_ids, np.int64)
-        place = np.searchsorted(self.ids[self.by_id], query_ids).clip(max=len(self.ids) - 1)
-        rows = self.by_id[place]
-        return np.where(self.ids[rows] == query_ids, rows, -1)
-
-    def hits(
-        self, queries: np.ndarray, labels: np.ndarray, itself: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """For each of these prepared queries the ranks, from 0, of the pictures of its class."""
-        distances = self._distances(queries)
-        # A product of matrices is rounded otherwise at its edges: equal vectors must tie all the same.
-        distances[:, self.repeats] = distances[:, self.firsts]
-        keys = distances.view(np.uint32).astype(np.uint64) << np.uint64(32)
-        for key, label, own in zip(keys, labels, itself, strict=True):
-            key |= self.order
-            key[self.labels == label] |= self.relevant_bit
-            if own >= 0:
-                key[own] = np.iinfo(np.uint64).max - np.uint64(1)  # last of all, not relevant
-            key.sort()
-            yield np.flatnonzero(key & np.uint64(1))
-
-    def _distances(self, queries: np.ndarray) -> np.ndarray:
-        """Float32 (q,N), none negative, up to a monotone change: squared for l2."""
-        if self.distance == "l1":
-            return np.stack([np.abs(self.gallery - query).sum(1) for query in queries])
-        products = queries @ self.gallery.T
-        if self.distance == "cosine":
-            return np.maximum(1 - products, 0, dtype=np.float32)
-        norms = np.einsum("nd,nd->n", self.gallery, self.gallery)
-        own = np.einsum("qd,qd->q", queries, queries)
-        return np.maximum(own[:, None] + norms - 2 * products, 0, dtype=np.float32)
-
-
 def _by_class(
     scores: np.ndarray, labels: np.ndarray, names: np.ndarray, columns: list[str]
 ) -> dict[str, dict[str, float]]:
@@ -286,37 +216,6 @@ def _checked(vectors: np.ndarray, what: str) -> np.ndarray:
     return vectors
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, 1e-12)
-
-
-def _shift(gallery: np.ndarray) -> np.ndarray:
-    """What brings a gallery (N,D) near the origin, float32 (D,).
-
-    Far from it |a|² + |b|² − 2ab is a small difference of large numbers. It is a multiple of a power
-    of two about as large as the spread, so that whole numbers stay whole, and their distances exact.
-    """
-    if len(gallery) == 0:
-        return np.zeros(gallery.shape[1], np.float32)
-    some = gallery[:: max(len(gallery) // SAMPLE, 1)].astype(np.float64)
-    spread = some.std(axis=0).max(initial=0)
-    step = 2.0 ** np.ceil(np.log2(spread)) if spread > 0 else 1.0
-    nearest: np.ndarray = 0 - np.round(some.mean(axis=0) / step) * step  # no −0: see _repeats
-    return nearest.astype(np.float32)
-
-
-def _repeats(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows int64 (r,) that are equal to an earlier one, and the first of those, int64 (r,)."""
-    if vectors.size == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    as_bytes = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors[0].nbytes)))[:, 0]
-    _, first, which = np.unique(as_bytes, return_index=True, return_inverse=True)
-    first = first[which]
-    repeats = np.flatnonzero(first != np.arange(len(vectors)))
-    return repeats, first[repeats]
-
-
 def _check(
     queries: np.ndarray,
     query_labels: np.ndarray,
@@ -349,6 +248,9 @@ def _check(
     for values, vectors, what in pairs:
         if values is not None and len(values) != len(vectors):
             raise DataError(f"there are {len(values)} {what} for {len(vectors)} vectors")
+    for ids in (query_ids, gallery_ids):
+        if ids is not None and np.asarray(ids).dtype.kind not in "iu":
+            raise DataError(f"ids are {np.asarray(ids).dtype}; they must be whole numbers")
     if gallery_ids is not None and len(np.unique(gallery_ids)) != len(gallery_ids):
         raise DataError("gallery ids are not unique")
     if not ks or min(ks) < 1 or len(set(ks)) != len(ks):

@@ -7,6 +7,7 @@ needs about 0.5 GiB while it is read.
 
 import hashlib
 import io
+import itertools
 import os
 import struct
 import warnings
@@ -74,6 +75,11 @@ def find_images(sources: Iterable[Path | str]) -> list[Path]:
 def holds_pictures(folder: Path) -> bool:
     """Whether ``find_images`` finds any below a folder. Raises DataError as it does."""
     return next(_walk(folder), None) is not None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Those that ``find_images`` finds in a folder itself, not below. Raises DataError as it does."""
+    return list(itertools.takewhile(lambda file: file.parent == folder, _walk(folder)))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Pictures of one size with labels, in memory: what is learnt from and measured on."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -70,3 +71,7 @@ class LabeledImages:
         held = np.zeros(len(self), bool)
         held[order[number::folds]] = True
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+
+OnRead = Callable[[LabeledImages], None]
+"""What is told of each part of a data set when it has been read."""

@@ -14,6 +14,7 @@ from retrieval.classifier import Classifier, classes_of, classify_images
 from retrieval.datasets import load_dataset
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
+from retrieval.labeled_images import OnRead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +71,23 @@ class Labeller:
         mean: np.ndarray = np.mean(found, axis=0)
         return mean
 
-    def evaluate(self, dataset: str, *, data_dir: Path | None = None) -> ClassificationReport:
+    def evaluate(
+        self,
+        dataset: str,
+        *,
+        data_dir: Path | None = None,
+        on_read: OnRead = lambda data: None,
+    ) -> ClassificationReport:
         """Score the test part of a data set, whose classes are matched by name.
 
+        ``on_read`` is given that part, as each classifier's size of pictures has it.
         Raises DataError where a picture is of a class that is not known.
         """
         total: np.ndarray | None = None
         for classifier in self.classifiers:
             size = classifier.spec.image_size
             data = load_dataset(dataset, data_dir=data_dir, image_size=size, split="test")
+            on_read(data)
             found = classify_images(classifier, data.images, views=self.views)
             total = found if total is None else total + found
         assert total is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
-from retrieval.images import find_images, holds_pictures
+from retrieval.images import find_images, holds_pictures, images_in
 
 SPLIT_FOLDERS = {
     "train": ("train",), "gallery": ("train",), "test": ("test", "val", "validation"),
@@ -14,12 +14,16 @@ SPLIT_FOLDERS = {
 
 @dataclasses.dataclass(frozen=True)
 class PictureList:
-    """Picture files with the names of their classes (all None: no labels)."""
+    """Picture files with the names of their classes (all None: no labels).
+
+    ``left_out`` says which files beside them are not taken, and why.
+    """
 
     name: str
     paths: list[Path]
     labels: list[str | None]
     classes: tuple[str, ...]
+    left_out: tuple[tuple[Path, str], ...] = ()
 
 
 def list_folder(root: Path, split: str) -> PictureList:
@@ -59,7 +63,9 @@ def list_folder(root: Path, split: str) -> PictureList:
         # Pictures side by side, without class folders: to be learnt from without labels.
         paths = find_images([root])
         labels, classes = [None] * len(paths), ()
-    return PictureList(str(root), paths, labels, classes)
+    beside = "it lies beside the folders of the classes, in none of them"
+    left_out = [(path, beside) for path in images_in(root)] if classes else []
+    return PictureList(str(root), paths, labels, classes, tuple(left_out))
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.errors import DataError
 from retrieval.evaluation import RetrievalReport, evaluate_retrieval
-from retrieval.labeled_images import LabeledImages
+from retrieval.labeled_images import LabeledImages, OnRead
+from retrieval.pictures import folder_name
 
 
 def evaluate_model(
@@ -26,17 +27,20 @@ def evaluate_model(
     *,
     data_dir: Path | None = None,
     device: torch.device | None = None,
+    on_read: OnRead = lambda data: None,
     **options: Any,
 ) -> RetrievalReport:
     """Recall and precision of a model on a data set.
 
     With the protocol "test-to-train" test pictures (or those marked is_query) ask the training
     pictures (or those marked is_gallery); with "leave-one-out" test pictures ask each other.
-    ``options`` go to ``evaluate_retrieval``. Raises DataError where the data set has no labels.
+    ``on_read`` is given the parts as they are read; ``options`` go to ``evaluate_retrieval``. Raises
+    DataError where the data set has no labels.
     """
     embedder = load_embedder(model).to(device or torch.device("cpu"))
     size = embedder.spec.image_size
     test = load_dataset(dataset, data_dir=data_dir, image_size=size, split="test")
+    on_read(test)
     options.setdefault("distance", embedder.spec.distance)
     queries = embed_images(embedder, test.images)
     if protocol == "leave-one-out":
@@ -46,6 +50,8 @@ def evaluate_model(
             queries, labels, queries, labels, query_ids=ids, gallery_ids=ids, **options
         )
     searched = load_dataset(dataset, data_dir=data_dir, image_size=size, split="gallery")
+    if searched.paths is None or searched.paths != test.paths:
+        on_read(searched)
     gallery = embed_images(embedder, searched.images)
     # A folder without parts serves as both: the same file must not find itself.
     rows = {path: row for row, path in enumerate(searched.paths or ())}
@@ -62,6 +68,7 @@ def evaluate_gallery(
     *,
     data_dir: Path | None = None,
     device: torch.device | None = None,
+    on_read: OnRead = lambda data: None,
     **options: Any,
 ) -> RetrievalReport:
     """Recall and precision of a gallery whose pictures have labels.
@@ -77,7 +84,7 @@ def evaluate_gallery(
             vectors, labels, vectors, labels, query_ids=ids, gallery_ids=ids,
             distance=gallery.metric, **options,
         )  # fmt: skip
-    asked = labelled_queries(gallery, queries, data_dir=data_dir, device=device)
+    asked = labelled_queries(gallery, queries, data_dir=data_dir, device=device, on_read=on_read)
     return evaluate_retrieval(
         asked.vectors, asked.labels, vectors, labels,
         query_ids=asked.ids, gallery_ids=ids, distance=gallery.metric, **options,
@@ -90,15 +97,20 @@ def labelled_queries(
     *,
     data_dir: Path | None = None,
     device: torch.device | None = None,
+    on_read: OnRead = lambda data: None,
 ) -> LabelledQueries:
     """The test part of a data set, embedded by the gallery's own model.
 
-    Raises DataError where it has no labels.
+    Pictures of a folder have the label that they would have in a gallery: the name of the folder that
+    they lie in. Raises DataError where there are no labels.
     """
     embedder = load_embedder(model_of_gallery(gallery)).to(device or torch.device("cpu"))
     size = embedder.spec.image_size
     asked = load_dataset(queries, data_dir=data_dir, image_size=size, split="test")
+    on_read(asked)
     names = _names(asked)
+    if Path(queries).is_dir() and asked.paths is not None:
+        names = np.array([folder_name(path) for path in asked.paths])
     return LabelledQueries(embed_images(embedder, asked.images), names, _ids_of(gallery, asked))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from index.gallery import Gallery
 from index.items import Item
 from index.parts import Box
+from retrieval.comparing import linked_path
 from retrieval.errors import DataError, ImageError
 from retrieval.images import part_of, read_image, read_images
 from retrieval.object_spec import ObjectsSpec
@@ -193,6 +194,8 @@ def stored_item(gallery: Gallery, path: str) -> Item:
     """
     as_file = os.path.relpath(os.path.abspath(path), gallery.image_root)
     readings = gallery.items_of_paths([os.path.normpath(path), as_file])
+    if not readings:
+        readings = gallery.items_of_paths([linked_path(gallery, Path(path))])
     found = list({item.id: item for item in readings.values()}.values())
     objects = gallery.items_of_files([os.path.normpath(path), as_file]) if not found else {}
     for file, parts in objects.items():

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -348,6 +349,31 @@ def test_pictures_that_are_in_no_file_can_ask_a_gallery(place: Path) -> None:
     asked = labelled_queries(Gallery.open(place / "g.gallery"), "digits")
     assert len(asked.vectors) == len(asked.labels) == len(asked.ids) == 355
     assert (asked.ids == -1).all()
+
+
+def test_evaluate_says_which_pictures_were_left_out(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures" / "test" / "r" / "9.png").write_bytes(b"no picture")
+    (tmp_path / "pictures" / "train" / "r" / "8.png").write_bytes(b"no picture")
+    data = ["--data-dir", tmp_path / "data"]
+    both = run(
+        "evaluate", "--model", place / "run", "--dataset", tmp_path / "pictures", *data
+    ).stderr
+    for part, name in (("test", "9.png"), ("train", "8.png")):
+        file = tmp_path / "pictures" / part / "r" / name
+        assert re.search(rf"\d pictures of \S+{part} were left out, the first: {file}: ", both)
+    asked = ["--gallery", place / "g.gallery", "--queries", tmp_path / "pictures" / "test", *data]
+    assert "1 pictures of" in run("evaluate", *asked).stderr
+
+
+def test_queries_of_a_folder_have_the_labels_of_a_gallery(place: Path, tmp_path: Path) -> None:
+    """Which are the folders that pictures lie in, also where these lie in others."""
+    deep = tmp_path / "test" / "colours"
+    shutil.copytree(place / "pictures" / "test", deep)
+    shutil.copytree(place / "pictures" / "test", tmp_path / "test" / "again")
+    asked = labelled_queries(Gallery.open(place / "g.gallery"), str(tmp_path / "test"))
+    assert sorted(set(asked.labels)) == ["b", "g", "r"]
+    assert len(asked.labels) == 18
 
 
 def test_a_folder_without_parts_does_not_find_itself(place: Path) -> None:

@@ -145,6 +145,19 @@ def test_bad_csv_files_are_named_with_their_line(tmp_path: Path, text: str, mess
         load_dataset(str(file), data_dir=tmp_path)
 
 
+def test_pictures_beside_the_class_folders_are_left_out_with_a_reason(
+    tree: Path, tmp_path: Path
+) -> None:
+    for name in ("2.png", ".hidden.png", "1.png", "notes.txt"):
+        write(tree / "train" / "x.png").rename(tree / "train" / name)
+    data = load_dataset(str(tree), data_dir=tmp_path)
+    assert len(data) == 8
+    reason = "it lies beside the folders of the classes, in none of them"
+    assert data.left_out == tuple((tree / "train" / f"{n}.png", reason) for n in "12")
+    flat = load_dataset(str(tree / "train" / "a"), data_dir=tmp_path)
+    assert (len(flat), flat.classes, flat.left_out) == (4, (), ())
+
+
 def test_bad_pictures_are_left_out_with_a_reason(tree: Path, tmp_path: Path) -> None:
     (tree / "train" / "a" / "0.PNG").write_bytes(b"no picture")
     data = load_dataset(str(tree), data_dir=tmp_path)

@@ -162,6 +162,22 @@ def test_figures_do_not_depend_on_where_the_vectors_lie(far: float, scale: float
     assert expected.mean() > 0.8
 
 
+@pytest.mark.parametrize("distance", ["l2", "l1", "cosine"])
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_figures_do_not_depend_on_how_long_the_vectors_are(distance: str, scale: float) -> None:
+    """Neither where squares of float32 are zero nor where they are infinite."""
+    rng = np.random.default_rng(4)
+    labels = np.arange(200) % 10
+    vectors = (rng.normal(size=(10, 8))[labels] + rng.normal(size=(200, 8))).astype(np.float32)
+    plain, scaled = (
+        evaluate_retrieval(v[:50], labels[:50], v[50:], labels[50:], distance=distance)
+        for v in (vectors, vectors * np.float32(scale))
+    )
+    assert 0.3 < plain.figures["mAP"].mean < 0.9
+    for name, figure in plain.figures.items():
+        assert scaled.figures[name].mean == pytest.approx(figure.mean, abs=0.01), name
+
+
 def test_a_perfect_embedding_is_perfect_and_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(50) % 5
@@ -224,6 +240,7 @@ def test_the_report_prints_and_is_json() -> None:
         ({"query_labels": np.zeros(5, int)}, "5 query labels for 2"),
         ({"gallery_ids": np.array([1, 1])}, "not unique"),
         ({"gallery_ids": np.array([1])}, "1 gallery ids for 2"),
+        ({"gallery_ids": np.array([0.2, 0.7])}, "ids are float64"),
         ({"query_labels": np.zeros((2, 1), int)}, r"shapes \(2, 1\)"),
         ({"distance": "L1"}, "distance is 'L1'"),
         ({"ties": "random"}, "ties are 'random'"),

@@ -248,6 +248,15 @@ def test_paths_are_read_as_stored_and_as_files(
             stored_item(gallery, path)
 
 
+def test_a_file_is_known_through_a_link_to_its_folder(
+    place: Path, gallery: Gallery, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(place / "photos")
+    assert stored_item(gallery, str(tmp_path / "link" / "b" / "1.png")).path == "b/1.png"
+    with pytest.raises(DataError, match="does not hold a picture"):
+        stored_item(gallery, str(tmp_path / "link" / "1.png"))
+
+
 def test_a_path_that_may_be_two_pictures_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from retrieval.cli.options import (
     say,
     wait_option,
 )
+from retrieval.cli.runs import tell_left_out
 
 FEW_PAIRS = 100
 
@@ -65,7 +66,9 @@ def calibrate(
         from retrieval.device import choose_device
         from retrieval.protocols import labelled_queries
 
-        asked = labelled_queries(gallery, queries, device=choose_device(device))
+        asked = labelled_queries(
+            gallery, queries, device=choose_device(device), on_read=tell_left_out
+        )
     with Progress("Comparing", None, "pictures") as progress:
         found = find(gallery, target, asked, on_progress=progress.set_of)
     with gallery.writer(wait) as writer:

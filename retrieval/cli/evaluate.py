@@ -8,6 +8,7 @@ import click
 from retrieval.cli.answers import one_line
 from retrieval.cli.classify import views_option
 from retrieval.cli.options import device_option, json_option, print_json, say
+from retrieval.cli.runs import tell_left_out
 from retrieval.errors import ConfigError
 
 GOES_WITH = {
@@ -134,8 +135,9 @@ def evaluate(
         _tell_if_learnt(models[0], dataset, kind)
     if gallery_path is not None:
         report: Any = protocols.evaluate_gallery(
-            gallery_path, queries, data_dir=data_dir, device=choose_device(device), **options
-        )
+            gallery_path, queries, data_dir=data_dir, device=choose_device(device),
+            on_read=tell_left_out, **options,
+        )  # fmt: skip
     elif dataset is not None and kind == "classifier":
         report = _evaluate_classifiers(models, dataset, views, confusion, data_dir, device)
     elif dataset is not None and kind == "detector":
@@ -143,8 +145,9 @@ def evaluate(
     elif dataset is not None:
         say(f"Embedding {dataset} with {models[0]}")
         report = protocols.evaluate_model(
-            models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device), **options
-        )
+            models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device),
+            on_read=tell_left_out, **options,
+        )  # fmt: skip
     if out is not None:
         write_atomically(out, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     if as_json:
@@ -203,7 +206,7 @@ def _evaluate_classifiers(
 
     say(f"Asking {', '.join(map(str, models))} about {dataset}")
     labeller = Labeller.open(models, views=views, device=choose_device(device))
-    report = labeller.evaluate(dataset, data_dir=data_dir)
+    report = labeller.evaluate(dataset, data_dir=data_dir, on_read=tell_left_out)
     if confusion is not None:
         confusion_picture(np.array(report.confusion), labeller.classes, confusion)
     return report

@@ -153,10 +153,17 @@ def read_data(
         f"{data.name}: {len(data):,} pictures of {data.images.shape[1]} pixels, "
         f"{len(data.classes)} classes"
     )
+    tell_left_out(data, tell)
+    return data
+
+
+def tell_left_out(data: "LabeledImages", tell: Callable[[str], None] = say) -> None:
+    """Say which pictures of a data set could not be taken."""
     if data.left_out:
         path, reason = data.left_out[0]
-        tell(f"{len(data.left_out):,} pictures were left out, the first: {path}: {reason}")
-    return data
+        tell(
+            f"{len(data.left_out):,} pictures of {data.name} were left out, the first: {path}: {reason}"
+        )
 
 
 def silent(text: str) -> None:
