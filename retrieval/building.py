@@ -16,17 +16,17 @@ from index.new_gallery import create_gallery
 from index.planner import Limits, Report, check_budget
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
-from retrieval.checkpoint import (
+from retrieval.comparing import Changes, compare, compare_folders, lies_in, stored_path
+from retrieval.embedding import Count
+from retrieval.errors import ConfigError, DataError
+from retrieval.filling import Filler, embedded
+from retrieval.network_files import (
     MODEL_FILE,
     embedder_id,
     load_detector,
     load_embedder,
     model_file,
 )
-from retrieval.comparing import Changes, compare, compare_folders, lies_in, stored_path
-from retrieval.embedding import Count
-from retrieval.errors import ConfigError, DataError
-from retrieval.filling import Filler, embedded
 from retrieval.object_spec import ObjectsSpec
 from retrieval.pictures import Picture
 from retrieval.summary import FillSummary

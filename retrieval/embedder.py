@@ -1,13 +1,16 @@
 """An embedder: a backbone, a pooling head and a projection that turn pictures into vectors."""
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retrieval.backbones import as_backbone
+from retrieval.backbones import as_backbone, build_backbone
 from retrieval.device import in_float32
 from retrieval.network import Network, run_network
 from retrieval.pooling import GlobalPool
+from retrieval.published import published_look, published_size
 from retrieval.specs import EmbedderSpec
 
 
@@ -45,6 +48,22 @@ class Embedder(Network):
         if self.spec.mirror:
             raw = (raw + self(images.flip(3))) / 2
         return self.bound(raw)
+
+
+def published_embedder(name: str) -> Embedder:
+    """An embedder that needs no training: the mean over the map of a network with ImageNet weights.
+
+    Its projection changes nothing. Raises CheckpointError where the weights cannot be had.
+    """
+    mean, std = published_look(name)
+    spec = EmbedderSpec(
+        backbone=name, stem="stock", image_size=published_size(name), mean=mean, std=std, pool="avg",
+        mirror=False,
+    )  # fmt: skip
+    channels = as_backbone(build_backbone(spec)).out_channels
+    embedder = Embedder(dataclasses.replace(spec, embedding_dim=channels), "imagenet")
+    nn.init.eye_(embedder.projection.weight)
+    return embedder.eval()
 
 
 def embed_images(embedder: Embedder, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from index.atomic import write_atomically
-from retrieval.checkpoint import load_embedder
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ImageError
 from retrieval.images import LOOK_AHEAD, read_images
+from retrieval.network_files import load_embedder
 from retrieval.objects import Found
 from retrieval.pictures import Picture
 from retrieval.summary import FillSummary

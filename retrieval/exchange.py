@@ -26,8 +26,8 @@ from index.new_gallery import create_gallery
 from index.shards import write_array
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
-from retrieval.checkpoint import MODEL_FILE, embedder_id, load_embedder, model_file
 from retrieval.errors import DataError
+from retrieval.network_files import MODEL_FILE, embedder_id, load_embedder, model_file
 from retrieval.summary import FillSummary
 from retrieval.tables import count_rows, read_table, write_table
 

@@ -14,12 +14,12 @@ from index.gallery import Gallery
 from index.items import NewItem
 from index.parts import part_name
 from index.writer import GalleryWriter
-from retrieval.checkpoint import load_embedder, model_of_gallery
 from retrieval.comparing import mark_of, stored_path
 from retrieval.embedder import Embedder
 from retrieval.embedding import Batch, Count, embed_pictures
 from retrieval.errors import ImageError
 from retrieval.images import content_hash
+from retrieval.network_files import load_embedder, model_of_gallery
 from retrieval.object_embedding import embed_objects, open_object_embedder
 from retrieval.objects import Found, described
 from retrieval.pictures import Picture

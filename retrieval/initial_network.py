@@ -10,8 +10,8 @@ import torch
 
 from retrieval.backbones import check_size
 from retrieval.backbones.fast_resnet import FastResNet
-from retrieval.checkpoint import kind_of_model, load_network
 from retrieval.network import Network
+from retrieval.network_files import kind_of_model, load_network
 from retrieval.published import published_look
 from retrieval.run_config import TrainConfig
 from retrieval.specs import NetworkSpec

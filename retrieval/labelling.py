@@ -8,13 +8,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from retrieval.checkpoint import load_classifier
 from retrieval.classification import ClassificationReport, evaluate_classification
 from retrieval.classifier import Classifier, classes_of, classify_images
 from retrieval.datasets import load_dataset
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
 from retrieval.labeled_images import OnRead
+from retrieval.network_files import load_classifier
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from index.errors import GalleryError, ModelMismatch
 from index.gallery import Gallery
 from index.parts import Box
-from retrieval.checkpoint import load_detector, model_file
 from retrieval.detection.detections import Detections
 from retrieval.detection.detector import Detector, detect_pictures
 from retrieval.embedder import Embedder, embed_images
 from retrieval.embedding import Batch, Count, Failures, embedded_batches, read_pictures
 from retrieval.errors import ImageError
 from retrieval.images import part_of, read_image
+from retrieval.network_files import load_detector, model_file
 from retrieval.object_spec import ObjectsSpec
 from retrieval.objects import Found, cut_around
 from retrieval.pictures import Picture

@@ -8,11 +8,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from retrieval.checkpoint import load_detector
 from retrieval.detection.detections import Detections
 from retrieval.detection.detector import Detector, detect_pictures
 from retrieval.errors import ImageError
 from retrieval.images import read_image
+from retrieval.network_files import load_detector
 
 
 @dataclasses.dataclass(frozen=True)

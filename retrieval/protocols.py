@@ -10,13 +10,13 @@ import torch
 
 from index.gallery import Gallery
 from retrieval.calibration import LabelledQueries
-from retrieval.checkpoint import load_embedder, model_of_gallery
 from retrieval.comparing import linked_path, stored_path
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.errors import DataError
 from retrieval.evaluation import RetrievalReport, evaluate_retrieval
 from retrieval.labeled_images import LabeledImages, OnRead
+from retrieval.network_files import load_embedder, model_of_gallery
 from retrieval.pictures import folder_name
 
 

@@ -1,5 +1,6 @@
 """Weights that torchvision publishes, for trunks that are named as its networks."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ HEADS = ("fc.", "classifier.", "aux1.", "aux2.", "AuxLogits.")
 LOOKS = {"googlenet": ((0.5,) * 3, (0.5,) * 3), "inception-v3": ((0.5,) * 3, (0.5,) * 3)}
 """Mean and deviation of colours that these weights expect, where they are not ImageNet's."""
 IMAGENET_LOOK = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""Names of before a module's name could not have a point: those in the files of DenseNets."""
+SIZES = {"inception-v3": 299}
+"""Sides of the pictures that networks learnt from, where they are not 224 pixels."""
+
+
+def published_size(name: str) -> int:
+    """The side in pixels of the pictures that these weights learnt from."""
+    return SIZES.get(name, 224)
 
 
 def published_look(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -29,7 +41,10 @@ def load_published(trunk: nn.Module, name: str, weights: str) -> None:
     state = _downloaded(name) if weights == "imagenet" else _in_file(name, Path(weights))
     renamed: dict[str, str] = getattr(trunk, "published_names", {})
     ours = {_theirs(key, renamed): key for key in trunk.state_dict()}
-    state = {key: value for key, value in state.items() if not key.startswith(HEADS)}
+    state = {
+        OLD_NAME.sub(r"\1\2", key): value
+        for key, value in state.items() if not key.startswith(HEADS)
+    }  # fmt: skip
     # Weights of before batches were counted lack these, and nothing needs them.
     missing = [key for key in ours if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in ours]
@@ -57,11 +72,15 @@ def _downloaded(name: str) -> dict[str, Tensor]:
 
     published = models.get_model_weights(name.replace("-", "_"))["DEFAULT"]
     try:
-        state: dict[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or a file of another checksum
+        # Weights only: nothing in such a file is ever run.
+        state: dict[str, Tensor] = published.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
+    except Exception as error:  # no network, a file of another checksum, or one that is none
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"the ImageNet weights of {name} cannot be downloaded ({error}); fetch {published.url} on "
-            "another machine and give the file with --weights FILE"
+            f"the ImageNet weights of {name} cannot be had ({reason}); fetch {published.url} on "
+            f"another machine and put the file into {Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from error
     return state
 

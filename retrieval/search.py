@@ -95,7 +95,7 @@ class Searcher:
         """
         gallery = Gallery.open(path)
         if model is not None:
-            from retrieval.checkpoint import embedder_id
+            from retrieval.network_files import embedder_id
 
             gallery.check_model(embedder_id(model), str(model))
         return cls(gallery)
@@ -106,7 +106,7 @@ class Searcher:
 
         Raises GalleryError where there is none, ModelMismatch where its files are not those of it.
         """
-        from retrieval.checkpoint import embedder_id, load_embedder, model_of_gallery
+        from retrieval.network_files import embedder_id, load_embedder, model_of_gallery
 
         folder = model_of_gallery(self.gallery)
         embedder = load_embedder(folder)

@@ -13,7 +13,7 @@ from torch import nn
 
 from index.atomic import write_atomically
 from retrieval.batches import ClassBatches
-from retrieval.checkpoint import FOLDS_FILE, MODEL_FILE, Run, save_network
+from retrieval.checkpoint import FOLDS_FILE, Run
 from retrieval.class_loss import ClassLoss
 from retrieval.classifier import Classifier, classify_images
 from retrieval.curves import CLASS_CURVES, training_curves
@@ -22,6 +22,7 @@ from retrieval.errors import ConfigError, DataError
 from retrieval.initial_network import initial_network
 from retrieval.labeled_images import LabeledImages
 from retrieval.layers import initialise
+from retrieval.network_files import MODEL_FILE, save_network
 from retrieval.processes import Processes
 from retrieval.run_config import TrainClassifyConfig
 from retrieval.training import Task, fit

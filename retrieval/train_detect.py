@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retrieval.checkpoint import MODEL_FILE, Run, load_detector, save_network
+from retrieval.checkpoint import Run
 from retrieval.curves import DETECT_CURVES, training_curves
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_pictures import BoxedPictures
@@ -20,6 +20,7 @@ from retrieval.detection.detector import Detector, letterbox
 from retrieval.device import keep_freed_memory
 from retrieval.errors import ConfigError, DataError
 from retrieval.initial_network import initial_network
+from retrieval.network_files import MODEL_FILE, load_detector, save_network
 from retrieval.run_config import TrainDetectConfig
 from retrieval.training import Task, fit
 

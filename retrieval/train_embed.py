@@ -11,7 +11,7 @@ from torch import nn
 from retrieval.augment import augment
 from retrieval.backbones import WITH_DROPOUT
 from retrieval.batches import EmbedBatches
-from retrieval.checkpoint import MODEL_FILE, Run, save_network
+from retrieval.checkpoint import Run
 from retrieval.curves import training_curves
 from retrieval.device import keep_freed_memory, use_bf16
 from retrieval.diagnosis import CollapseAlarm, effective_rank
@@ -21,6 +21,7 @@ from retrieval.evaluation import evaluate_retrieval
 from retrieval.initial_network import initial_network
 from retrieval.labeled_images import LabeledImages
 from retrieval.losses import Distance, EmbeddingLoss
+from retrieval.network_files import MODEL_FILE, save_network
 from retrieval.processes import Processes
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.training import Task, fit, step_generator

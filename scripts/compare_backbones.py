@@ -17,12 +17,12 @@ from typing import Any
 import click
 import numpy as np
 
-from retrieval.checkpoint import load_classifier
 from retrieval.classification import evaluate_classification
 from retrieval.classifier import classify_images
 from retrieval.datasets import load_dataset
 from retrieval.device import choose_device
 from retrieval.labeled_images import LabeledImages
+from retrieval.network_files import load_classifier
 from retrieval.presets import CLASSIFY_SETTINGS
 from retrieval.run_config import TrainClassifyConfig
 from retrieval.train_classify import ClassifierRun, Listener, run_at, train_classify

@@ -224,9 +224,9 @@ def embeddings(
     folder: Path, model: Path, dataset: str, data_dir: Path | None
 ) -> dict[str, np.ndarray]:
     """The four arrays of ``folder``, made where they are missing."""
-    from retrieval.checkpoint import load_embedder, model_file
     from retrieval.datasets import load_dataset
     from retrieval.embedder import embed_images
+    from retrieval.network_files import load_embedder, model_file
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("queries", "test"), ("gallery", "train")):

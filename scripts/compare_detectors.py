@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from retrieval.box_augment_config import BoxAugmentConfig
-from retrieval.checkpoint import load_detector
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_datasets import has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures
@@ -32,6 +31,7 @@ from retrieval.detection.detector import detect_pictures
 from retrieval.detection.multibox import MultiBox, anchor_errors
 from retrieval.device import choose_device
 from retrieval.errors import DataError
+from retrieval.network_files import load_detector
 from retrieval.presets import DETECT_SETTINGS
 from retrieval.run_config import TrainDetectConfig
 from retrieval.train_detect import DetectorRun, Listener, run_at, train_detect

@@ -18,10 +18,11 @@ import torch
 from seeds import Interval, interval
 
 from index.neighbors import pair_distances, prepare
-from retrieval.checkpoint import Run, load_embedder
+from retrieval.checkpoint import Run
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
+from retrieval.network_files import load_embedder
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import DISTANCES

@@ -25,7 +25,7 @@ from seeds import interval
 
 from index.exact_search import exact_search
 from index.parts import Box
-from retrieval.checkpoint import Run, load_embedder
+from retrieval.checkpoint import Run
 from retrieval.datasets import load_dataset
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.detection.boxes import overlaps
@@ -34,6 +34,7 @@ from retrieval.embedder import embed_images
 from retrieval.gallery import Gallery
 from retrieval.images import part_of
 from retrieval.labeled_images import LabeledImages
+from retrieval.network_files import load_embedder
 from retrieval.objects import cut_around
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.run_config import TrainDetectConfig, TrainEmbedConfig

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from seeds import Interval, interval
 
-from retrieval.checkpoint import Run, load_embedder
+from retrieval.checkpoint import Run
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.labeled_images import LabeledImages
+from retrieval.network_files import load_embedder
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import train_embed

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from seeds import interval
 
-from retrieval.checkpoint import Run, load_classifier, load_embedder
+from retrieval.checkpoint import Run
 from retrieval.classifier import classify_images
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.labeled_images import LabeledImages
+from retrieval.network_files import load_classifier, load_embedder
 from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.train_classify import run_at, train_classify
 from retrieval.train_embed import train_embed

@@ -19,10 +19,10 @@ from torch import Tensor
 from index.gallery import Gallery
 from index.parts import Box
 from retrieval.building import fill, open_or_create
-from retrieval.checkpoint import save_network
 from retrieval.detection import catalogue
 from retrieval.detection.detections import Detections
 from retrieval.detection.detector import Detector
+from retrieval.network_files import save_network
 from retrieval.pictures import list_pictures
 from retrieval.specs import DetectorSpec
 

@@ -26,9 +26,10 @@ from index.verify import verify_gallery
 from retrieval import filling, training
 from retrieval import train_embed as train_embedder
 from retrieval.building import fill, open_or_create, remove_pictures, sync
-from retrieval.checkpoint import Run, embedder_id, save_network
+from retrieval.checkpoint import Run
 from retrieval.embedder import Embedder
 from retrieval.labeled_images import LabeledImages
+from retrieval.network_files import embedder_id, save_network
 from retrieval.pictures import list_pictures
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import EmbedderSpec

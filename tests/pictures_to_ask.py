@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from retrieval.building import fill, open_or_create
-from retrieval.checkpoint import save_network
 from retrieval.embedder import Embedder
+from retrieval.network_files import save_network
 from retrieval.pictures import list_pictures
 from retrieval.specs import EmbedderSpec
 

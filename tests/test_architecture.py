@@ -17,6 +17,7 @@ LAYERS = [
     {"questions"},
     {"embedding", "comparing"},
     {"checkpoint"},
+    {"network_files"},
     {"drawing"},
     {"embedder", "classifier", "detection", "objects"},
     {"network"},

@@ -211,5 +211,7 @@ def test_weights_that_cannot_be_downloaded_say_where_they_are(monkeypatch) -> No
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", no_network)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     for name in ("resnet18", "inception-v3", "densenet161"):
-        with pytest.raises(CheckpointError, match=r"no network.*https://.*--weights FILE"):
+        with pytest.raises(
+            CheckpointError, match=r"no network.*https://.*put the file into .*checkpoints"
+        ):
             build_backbone(NetworkSpec(backbone=name, stem="stock"), "imagenet")

@@ -12,11 +12,11 @@ from index.errors import GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from index.verify import verify_gallery
 from retrieval.building import fill, open_or_create, remove_pictures
-from retrieval.checkpoint import load_embedder, save_network
 from retrieval.embedder import Embedder, embed_images
 from retrieval.embedding import write_embeddings
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
+from retrieval.network_files import load_embedder, save_network
 from retrieval.pictures import Picture, list_pictures
 from retrieval.search import Searcher
 from retrieval.specs import EmbedderSpec

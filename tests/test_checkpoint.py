@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval.checkpoint import Run, _hash, embedder_id, load_embedder, save_network
+from retrieval.checkpoint import Run
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError
+from retrieval.network_files import _hash, embedder_id, load_embedder, save_network
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.specs import EmbedderSpec
 

@@ -10,7 +10,10 @@ from torch import nn
 from torchvision import models
 
 from retrieval.backbones import as_backbone
-from retrieval.checkpoint import (
+from retrieval.classifier import Classifier, classes_of, classify_images
+from retrieval.embedder import Embedder
+from retrieval.errors import CheckpointError, ConfigError
+from retrieval.network_files import (
     kind_of_model,
     load_classifier,
     load_embedder,
@@ -18,9 +21,6 @@ from retrieval.checkpoint import (
     network_spec,
     save_network,
 )
-from retrieval.classifier import Classifier, classes_of, classify_images
-from retrieval.embedder import Embedder
-from retrieval.errors import CheckpointError, ConfigError
 from retrieval.specs import ClassifierSpec, EmbedderSpec
 
 ABC = ("a", "b", "c")

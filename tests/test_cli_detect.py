@@ -11,10 +11,10 @@ from commands import run
 from one_cell import OneCell, register
 from PIL import Image
 
-from retrieval.checkpoint import load_detector, save_network
 from retrieval.cli import detect as commands
 from retrieval.detection import boxed_datasets
 from retrieval.embedder import Embedder
+from retrieval.network_files import load_detector, save_network
 from retrieval.specs import DetectorSpec, EmbedderSpec
 from retrieval.train_detect import run_at
 

@@ -8,9 +8,9 @@ import torch
 from boxed import squares
 from click.testing import CliRunner
 
-from retrieval.checkpoint import load_detector
 from retrieval.detection.multibox import MultiBox
 from retrieval.detection.voc_xml import write_voc
+from retrieval.network_files import load_detector
 from retrieval.train_detect import run_at
 
 

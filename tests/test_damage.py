@@ -14,9 +14,9 @@ from galleries import grid_vectors, make_gallery, new_items, slow_search
 from index.errors import DamagedGallery, GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from index.verify import verify_gallery
-from retrieval.checkpoint import embedder_id, save_network
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError
+from retrieval.network_files import embedder_id, save_network
 from retrieval.search import Searcher
 from retrieval.specs import EmbedderSpec
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from one_cell import OneCell, one_cell  # noqa: F401
 
-from retrieval.checkpoint import (
+from retrieval.embedder import Embedder
+from retrieval.errors import CheckpointError
+from retrieval.network_files import (
     embedder_id,
     kind_of_model,
     load_classifier,
@@ -16,8 +18,6 @@ from retrieval.checkpoint import (
     network_spec,
     save_network,
 )
-from retrieval.embedder import Embedder
-from retrieval.errors import CheckpointError
 from retrieval.specs import DetectorSpec, EmbedderSpec
 
 SPEC = DetectorSpec(backbone="lenet", image_size=64, classes=("cat", "dog"))

@@ -7,10 +7,10 @@ import pytest
 import torch
 from boxed import squares
 
-from retrieval.checkpoint import kind_of_model, load_detector
 from retrieval.detection.catalogue import CLASSES
 from retrieval.detection.detection_report import evaluate_detector
 from retrieval.detection.detector import detect_pictures
+from retrieval.network_files import kind_of_model, load_detector
 from retrieval.run_config import TrainDetectConfig
 from retrieval.structure import layers_of
 from retrieval.train_detect import run_at, train_detect

@@ -13,9 +13,9 @@ from index.errors import GalleryError, ModelMismatch, VectorError
 from index.gallery import Gallery
 from index.verify import verify_gallery
 from retrieval import exchange
-from retrieval.checkpoint import embedder_id
 from retrieval.errors import DataError
 from retrieval.exchange import export_gallery, import_vectors, open_or_create, open_source
+from retrieval.network_files import embedder_id
 from retrieval.search import Searcher
 
 pyarrow = pytest.importorskip("pyarrow")

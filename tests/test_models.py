@@ -3,13 +3,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from click.testing import CliRunner
+from PIL import Image
+from torchvision import transforms
+from weights_hub import put_in_hub
 
+from index.gallery import Gallery
 from retrieval import models
-from retrieval.checkpoint import load_embedder, model_file, network_spec, save_network
 from retrieval.cli import main
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import CheckpointError
+from retrieval.network_files import (
+    is_published,
+    kind_of_model,
+    load_embedder,
+    model_file,
+    network_spec,
+    save_network,
+)
 from retrieval.specs import EmbedderSpec
 
 
@@ -38,7 +50,9 @@ def test_a_folder_of_ones_own_goes_before_a_name_in_the_box(
     save_network(Embedder(EmbedderSpec(width=8, embedding_dim=6)), own)
     assert model_file(Path(models.DEFAULT)) == Path(models.DEFAULT) / "model.safetensors"
     assert models.model_in_the_box("../cifar10") is None
-    with pytest.raises(CheckpointError, match=r"a name in the box: .*cifar10"):
+    with pytest.raises(
+        CheckpointError, match=r"a name that .retrieval models. lists, such as cifar10"
+    ):
         model_file(Path("no such model"))
 
 
@@ -62,14 +76,57 @@ def test_the_command_lists_and_shows() -> None:
     assert "resnet50" in listed.stdout
     shown = CliRunner().invoke(main, ["models", "cifar10"])
     assert "## Limits" in shown.stdout
+    published = CliRunner().invoke(main, ["models", "densenet121"])
+    assert "densenet121-a639ec97.pth" in published.stdout
     missing = CliRunner().invoke(main, ["models", "nothing-here"])
     assert missing.exit_code == 1
     assert "there is no model at nothing-here" in missing.output
 
 
-def test_pictures_are_indexed_without_training_first(tmp_path: Path) -> None:
-    from PIL import Image
+def test_published_networks_embed_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their vectors are the means over their maps, of length 1."""
+    torch.manual_seed(0)
+    trunk = torchvision.models.alexnet().features.eval()
+    put_in_hub("alexnet", trunk.state_dict(prefix="features."), tmp_path, monkeypatch)
+    monkeypatch.setenv("RETRIEVAL_DATA", str(tmp_path / "data"))
+    embedder = load_embedder(Path("alexnet"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    found = embed_images(embedder, pixels)
+    look = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.inference_mode():
+        features = trunk(look(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)).mean((2, 3))
+    expected = torch.nn.functional.normalize(features)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    (tmp_path / "hub" / "checkpoints").rename(tmp_path / "gone")  # it is made once
+    for n in range(3):
+        Image.fromarray(pixels[0] // (n + 1)).save(tmp_path / f"{n}.png")
+    gallery = tmp_path / "g.gallery"
+    build = ["build-index", str(tmp_path), "--model", "alexnet", "--out", str(gallery)]
+    done = CliRunner().invoke(main, build)
+    assert done.exit_code == 0, done.output
+    assert Gallery.open(gallery).dim == 256
+    photo = str(tmp_path / "1.png")
+    ask = ["query", photo, "--gallery", str(gallery), "--format", "paths"]
+    assert CliRunner().invoke(main, ask).stdout.splitlines()[0] == photo
 
+
+def test_a_folder_goes_before_a_published_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_published(Path("resnet50"))
+    assert kind_of_model(Path("resnet50")) == "embedder"
+    assert not is_published(Path("lenet"))
+    own = tmp_path / "resnet50" / "model.safetensors"
+    own.parent.mkdir()
+    assert not is_published(Path("resnet50"))
+    save_network(Embedder(EmbedderSpec(width=8, embedding_dim=6)), own)
+    assert model_file(Path("resnet50")) == Path("resnet50") / "model.safetensors"
+
+
+def test_pictures_are_indexed_without_training_first(tmp_path: Path) -> None:
     for n in range(3):
         Image.new("RGB", (50, 40), (80 * n, 90, 200 - 80 * n)).save(tmp_path / f"{n}.png")
     gallery = tmp_path / "g.gallery"

@@ -16,12 +16,12 @@ from index.parts import Box
 from index.verify import verify_gallery
 from retrieval import filling
 from retrieval.building import fill, open_or_create, remove_pictures, sync
-from retrieval.checkpoint import load_embedder
 from retrieval.detection.detections import Detections
 from retrieval.duplicates import find_duplicates
 from retrieval.embedder import embed_images
 from retrieval.errors import ConfigError, DataError
 from retrieval.images import content_hash, read_image
+from retrieval.network_files import load_embedder
 from retrieval.object_embedding import chosen
 from retrieval.object_spec import ObjectsSpec
 from retrieval.objects import cut_around

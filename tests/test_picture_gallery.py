@@ -11,11 +11,11 @@ from PIL import Image
 
 from index.errors import GalleryError, GalleryLocked
 from index.gallery import Gallery as VectorGallery
-from retrieval.checkpoint import save_network
 from retrieval.cli import main
 from retrieval.embedder import Embedder
 from retrieval.errors import ImageError
 from retrieval.gallery import Gallery
+from retrieval.network_files import save_network
 from retrieval.specs import EmbedderSpec
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "galleries.md").read_text()

@@ -1,5 +1,6 @@
 """Published weights in files: read, and refused."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+from weights_hub import put_in_hub
 
 from retrieval.backbones import build_backbone
 from retrieval.errors import CheckpointError, ConfigError
@@ -31,6 +33,28 @@ def test_weights_are_read_from_a_file(tmp_path: Path, suffix: str) -> None:
     images = torch.randn(1, 3, 64, 64)
     expected = nn.Sequential(*list(theirs.eval().children())[:-2])(images)
     torch.testing.assert_close(ours(images), expected)
+
+
+def test_names_of_old_files_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published files of DenseNets say norm.1 where the module is norm1."""
+    torch.manual_seed(0)
+    theirs = models.densenet121().eval()
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+    state = {old.sub(r"\1.\2.", key): value for key, value in theirs.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    put_in_hub("densenet121", state, tmp_path, monkeypatch)
+    ours = backbone_called("densenet121", stem="stock", weights="imagenet").eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs.features(images).relu())
+
+
+def test_downloads_run_no_code_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = put_in_hub("alexnet", {}, tmp_path, monkeypatch)
+    file.write_bytes(_evil_pickle(tmp_path / "pwned"))
+    with pytest.raises(CheckpointError, match=r"cannot be had.*put the file into .*checkpoints"):
+        backbone_called("alexnet", stem="stock", weights="imagenet")
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:

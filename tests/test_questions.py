@@ -9,10 +9,10 @@ from PIL import Image
 
 from index.gallery import Gallery
 from retrieval import questions as module
-from retrieval.checkpoint import load_embedder
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
+from retrieval.network_files import load_embedder
 from retrieval.questions import (
     Weighted,
     batches,

@@ -11,10 +11,10 @@ from PIL import Image
 from index.gallery import Gallery
 from index.verify import verify_gallery
 from retrieval.building import fill, open_or_create, sync
-from retrieval.checkpoint import load_embedder, save_network
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError
 from retrieval.images import read_image
+from retrieval.network_files import load_embedder, save_network
 from retrieval.pictures import list_pictures
 from retrieval.specs import EmbedderSpec
 from retrieval.summary import FillSummary

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from retrieval import train_classify as train_classify_module
 from retrieval.batches import ClassBatches
-from retrieval.checkpoint import load_classifier, load_embedder
 from retrieval.class_loss import ClassLoss, class_weights, cross_entropy
 from retrieval.classifier import Classifier, classify_images
 from retrieval.config import ClassLossConfig
 from retrieval.errors import ConfigError, DataError
 from retrieval.labeled_images import LabeledImages
 from retrieval.layers import initialise
+from retrieval.network_files import load_classifier, load_embedder
 from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.specs import ClassifierSpec
 from retrieval.train_classify import (
@@ -326,7 +326,7 @@ def test_networks_go_from_classifier_to_embedder_and_back(tmp_path: Path) -> Non
     task = classifying_task(config_of(**weights), data, data, CPU)
     assert task.head_lr == 10
     assert classifying_task(config_of(**weights, head_lr=3.0), data, data, CPU).head_lr == 3
-    from retrieval.checkpoint import save_network
+    from retrieval.network_files import save_network
 
     save_network(embedder, tmp_path / "e.safetensors")
     back = build_classifier(config_of(weights=str(tmp_path / "e.safetensors")), data)

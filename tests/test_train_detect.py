@@ -12,10 +12,10 @@ from boxed import squares
 from one_cell import OneCell, one_cell  # noqa: F401
 
 from retrieval import train_detect as module
-from retrieval.checkpoint import load_detector, save_network
 from retrieval.classifier import Classifier
 from retrieval.detection.detection_report import evaluate_detector
 from retrieval.errors import CheckpointError, ConfigError, DataError
+from retrieval.network_files import load_detector, save_network
 from retrieval.run_config import TrainDetectConfig
 from retrieval.specs import ClassifierSpec, DetectorSpec
 from retrieval.train_detect import Listener, initial_detector, run_at, take_weights, train_detect

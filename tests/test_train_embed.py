@@ -7,10 +7,11 @@ import torch
 
 from retrieval import diagnosis
 from retrieval.batches import EmbedBatches
-from retrieval.checkpoint import Run, load_embedder
+from retrieval.checkpoint import Run
 from retrieval.embedder import embed_images
 from retrieval.errors import ConfigError, DataError, TrainingError
 from retrieval.labeled_images import LabeledImages
+from retrieval.network_files import load_embedder
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import (
     build_embedder,

@@ -99,7 +99,7 @@ def _suited(values: dict[str, Any]) -> dict[str, Any]:
     """What suits the model: that which is named, that of the detector to go on from, or the default."""
     import dataclasses
 
-    from retrieval.checkpoint import kind_of_model, network_spec
+    from retrieval.network_files import kind_of_model, network_spec
     from retrieval.specs import NetworkSpec
 
     taken: dict[str, Any] = {}

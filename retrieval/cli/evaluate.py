@@ -117,8 +117,8 @@ def evaluate(
 
     from index.atomic import write_atomically
     from retrieval import protocols
-    from retrieval.checkpoint import kind_of_model
     from retrieval.device import choose_device
+    from retrieval.network_files import kind_of_model
 
     options: dict[str, Any] = {"ks": ks, "ties": ties, "confidence": confidence}
     if bool(models) == (gallery_path is not None) or (models and dataset is None):
@@ -213,10 +213,10 @@ def _evaluate_classifiers(
 
 
 def _evaluate_detector(model: Path, dataset: str, masks: bool, device: str) -> Any:
-    from retrieval.checkpoint import load_detector
     from retrieval.cli.detect import read_boxed
     from retrieval.detection.detection_report import evaluate_detector
     from retrieval.device import choose_device
+    from retrieval.network_files import load_detector
     from retrieval.progress import Progress
 
     detector = load_detector(model).to(choose_device(device))

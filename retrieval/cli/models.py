@@ -12,12 +12,13 @@ from retrieval.cli.options import json_option, print_json
 @click.argument("model", required=False)
 @json_option
 def models(model: str | None, as_json: bool) -> None:
-    """List the models there are, or show the card of one: a name in the box, a run, or a file.
+    """List the models there are, or show what is known of one: a name, a run, or a file.
 
     \b
     Examples:
       retrieval models
       retrieval models cifar10
+      retrieval models resnet50
       retrieval models runs/flowers --json
     """
     if model is not None:
@@ -34,8 +35,8 @@ def models(model: str | None, as_json: bool) -> None:
             f"{entry['image_size']} pixels, {entry['mebibytes']:.1f} MiB"
         )
     click.echo(
-        "\nPublished by torchvision, downloaded when first used "
-        "(train-embed --backbone NAME --stem stock --weights imagenet):"
+        "\nPublished by torchvision, downloaded when first used (--model NAME; to learn on from one: "
+        "train-embed --backbone NAME --stem stock --weights imagenet):"
     )
     for entry in published:
         click.echo(
@@ -53,7 +54,7 @@ def _in_the_box() -> list[dict[str, Any]]:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    from retrieval.checkpoint import embedder_id, network_spec
+    from retrieval.network_files import embedder_id, network_spec
     from retrieval.specs import ClassifierSpec, DetectorSpec, EmbedderSpec
 
     spec = network_spec(file)
@@ -96,10 +97,13 @@ def _published() -> list[dict[str, Any]]:
 
 
 def _show(model: str, as_json: bool) -> None:
-    from retrieval.checkpoint import model_file
     from retrieval.models import card, names
+    from retrieval.network_files import is_published, model_file
 
-    facts = _facts(model_file(Path(model)))
+    if is_published(Path(model)):  # nothing is downloaded to tell of it
+        (facts,) = (entry for entry in _published() if entry["name"] == model)
+    else:
+        facts = _facts(model_file(Path(model)))
     if as_json:
         print_json(facts)
         return

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 T = TypeVar("T", bound=TrainConfig)
-WEIGHTS_SIZE = 224
-"""The size of pictures that published weights were trained with."""
-
 MEASURED = ("mean", "std")
 """Settings of a network that are taken from its pictures, or its weights, whatever was said."""
 
@@ -69,9 +66,9 @@ def continued(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     import dataclasses
 
-    from retrieval.checkpoint import kind_of_model, network_spec
     from retrieval.errors import ConfigError
     from retrieval.initial_network import CONTINUED
+    from retrieval.network_files import kind_of_model, network_spec
 
     weights = values.get("weights")
     if weights is None or kind_of_model(Path(weights)) is None:
@@ -121,22 +118,25 @@ def configuration(
         )
     if "image_size" in suiting or "image_size" in values:
         return config, config.network.image_size
-    return config, size_of_weights(config.weights)
+    return config, size_of_weights(config.weights, config.network.backbone)
 
 
-def size_of_weights(weights: str | None) -> int | None:
+def size_of_weights(weights: str | None, backbone: str) -> int | None:
     """The side of the pictures that these weights were trained with.
 
     Raises CheckpointError where they are neither published, nor a model of ours, nor a file.
     """
-    from retrieval.checkpoint import kind_of_model, network_spec
+    from retrieval.network_files import kind_of_model, network_spec
+    from retrieval.published import published_size
 
     if weights is None:
         return None
     path = Path(weights)
     # A folder, and what does not exist, can be nothing but a model of ours.
     ours = path.is_dir() or not path.exists() or kind_of_model(path) is not None
-    return network_spec(path).image_size if weights != "imagenet" and ours else WEIGHTS_SIZE
+    if weights != "imagenet" and ours:
+        return network_spec(path).image_size
+    return published_size(backbone)
 
 
 def read_data(

@@ -66,9 +66,9 @@ def _network(
 ) -> tuple["nn.Module", int, int]:
     """The network called ``name`` or saved there, the side of its pictures and their channels."""
     from retrieval.backbones import NAMES, build_backbone, check_size
-    from retrieval.checkpoint import kind_of_model, load_network
     from retrieval.classifier import Classifier
     from retrieval.errors import ConfigError
+    from retrieval.network_files import kind_of_model, load_network
     from retrieval.specs import ClassifierSpec
 
     if name not in NAMES:
