@@ -14,19 +14,25 @@ import json
 import shutil
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
+from torch import nn
 
 from index.atomic import write_atomically
+from retrieval.curves import training_curves
 from retrieval.errors import CheckpointError
-from retrieval.network_files import MODEL_FILE
+from retrieval.network import Network
+from retrieval.network_files import MODEL_FILE, save_network
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.settings import Checked
 
 FOLDS_FILE = "folds.json"
 """What cross-validation found; beside it stand the runs of its folds, fold-1, fold-2, …"""
+KEPT = (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png", FOLDS_FILE)
+"""What a run leaves in its folder beside the configuration."""
 C = TypeVar("C", bound=Checked)
 
 
@@ -39,12 +45,13 @@ class Run(Generic[C]):
 
     @property
     def exists(self) -> bool:
-        return (self.folder / "config.json").exists()
+        """Whether there is anything in the folder that ``start`` would delete."""
+        return any((self.folder / name).exists() for name in ("config.json", *KEPT))
 
     def start(self, config: C) -> None:
         """Make the folder and note the configuration; an older run in it is forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png", FOLDS_FILE):
+        for name in KEPT:
             (self.folder / name).unlink(missing_ok=True)
         for fold in self.folder.glob("fold-[0-9]*/config.json"):
             shutil.rmtree(fold.parent)
@@ -91,3 +98,34 @@ class Run(Generic[C]):
                 f"{file} is damaged ({error}); start afresh with --overwrite"
             ) from error
         return state
+
+
+class Recorder:
+    """Keeps in the folder of a run what training makes.
+
+    A run that is there already goes when the new one has something to keep: a mistake that shows in the
+    first steps must not cost it. With ``resume``, and in processes that keep nothing, nothing goes.
+    """
+
+    def __init__(self, run: Run[C], config: C, panels: Sequence[Any], *, resume: bool) -> None:
+        self.run, self.config, self.panels = run, config, panels
+        self.begun = resume
+        if not run.exists:
+            self._begin()
+
+    def save_best(self, network: nn.Module) -> None:
+        """Keep the best network so far."""
+        self._begin()
+        save_network(cast("Network", network), self.run.folder / MODEL_FILE)
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Keep what a resumed run goes on from, and the figures of its epochs."""
+        self._begin()
+        self.run.save_state(state)
+        if state["step"] == 0:  # within an epoch there is nothing new to draw
+            training_curves(state["history"], self.run.folder / "curves.png", self.panels)
+
+    def _begin(self) -> None:
+        if not self.begun:
+            self.run.start(self.config)
+        self.begun = True

@@ -73,7 +73,7 @@ def has_test_part(name: str) -> bool:
     if Path(name).is_dir():
         return any((Path(name) / part).is_dir() for part in SPLIT_FOLDERS["train"])
     if Path(name).is_file():
-        with csv_rows(Path(name)) as (columns, _):
+        with csv_rows(Path(name), skipinitialspace=True) as (columns, _):
             return not {"split", "is_query"}.isdisjoint(columns)
     return True
 

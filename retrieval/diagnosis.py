@@ -1,6 +1,7 @@
 """Is training healthy? How many dimensions an embedding fills, and whether it has collapsed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,14 @@ class CollapseAlarm:
             raise TrainingError(f"{finding} {REMEDY} (--no-stop-on-collapse goes on regardless)")
         if finding and self.bad == 1:
             self.warn(f"Warning: {finding} {REMEDY}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the watch stands, so that a resumed run ends as one that was never stopped."""
+        return {"steps": self.steps, "bad": self.bad, "sums": dict(self.sums)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.steps, self.bad, self.sums = state["steps"], state["bad"], dict(state["sums"])
 
     def _finding(self) -> str | None:
         spread, near, far = self.sums.values()

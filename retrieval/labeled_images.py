@@ -1,6 +1,8 @@
 """Pictures of one size with labels, in memory: what is learnt from and measured on."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -29,6 +31,14 @@ class LabeledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def identity(self) -> str:
+        """What tells these from other pictures, in words; with a sum over names and labels."""
+        digest = hashlib.sha256(repr(self.classes).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.tobytes())
+        for path in self.paths or ():
+            digest.update(b"\0" + os.fsencode(path))
+        return f"{len(self):,} pictures of {len(self.classes)} classes ({digest.hexdigest()[:8]})"
 
     def subset(self, rows: np.ndarray) -> Self:
         """The pictures of these rows, in their order."""

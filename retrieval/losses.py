@@ -104,7 +104,7 @@ class EmbeddingLoss(nn.Module):
 
     ``distance`` is "l1", "l2", "cosine" or a callable; ``weights`` are the tensors that a norm
     penalty on weights concerns. Raises ConfigError where the loss or miner is unknown or its library
-    is not installed, and where no term is left.
+    is not installed, where a distance cannot be learnt by, and where no term is left.
     """
 
     def __init__(
@@ -133,10 +133,19 @@ class EmbeddingLoss(nn.Module):
             self.softmax = CentreSoftmax(
                 dim, n_classes, config.classifier, config.temperature, config.label_smoothing
             )
-        if config.loss == "softmax" and self.softmax is None:
+        if self.softmax is None and (config.loss == "softmax" or not config.loss_weight):
             raise ConfigError(
-                "--loss softmax needs labels and a --softmax-weight above 0; nothing is left to learn"
+                f"nothing is left to learn with --loss {config.loss}, --loss-weight "
+                f"{config.loss_weight:g}, --softmax-weight {config.softmax_weight:g} and {n_classes} "
+                "classes: the softmax needs labels and a weight above 0, other losses a weight above 0"
             )
+        if not isinstance(distance, str):
+            if config.loss != "triplet":
+                raise ConfigError(
+                    "a distance function of one's own goes with the triplet loss, and --loss is "
+                    f"{config.loss}"
+                )
+            _check_distance(distance, dim)
 
     def forward(
         self, raw: Tensor, labels: Tensor, generator: torch.Generator
@@ -211,6 +220,34 @@ def _from_library(
         loss = metric_losses.MetricLoss(config, distance=name, dim=dim, n_classes=n_classes)
     miner = None if own_mining or mining is None else metric_losses.metric_miner(mining)
     return loss, miner
+
+
+def _check_distance(distance: Distance, dim: int) -> None:
+    """Raises ConfigError where it does not give two (N,dim) a distance each that can be learnt by."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = nn.functional.normalize(torch.rand(2, 3, dim, generator=generator), dim=2)
+    x, y = x.requires_grad_(), y.requires_grad_()
+    try:
+        found = distance(x, y)
+    except Exception as error:  # whatever a function that is not ours raises
+        raise ConfigError(
+            f"the distance function cannot take two tensors of shape (3, {dim}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != (3,) or not found.is_floating_point():
+        got = (
+            f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else f"{type(found)}"
+        )
+        raise ConfigError(
+            f"the distance function gave {got} for two tensors of shape (3, {dim}); it must give a "
+            "tensor of floats of shape (3,)"
+        )
+    if not found.requires_grad or not torch.isfinite(found).all():
+        raise ConfigError(
+            f"the distance function gave {found.tolist()} for two tensors of shape (3, {dim}), "
+            f"{'with' if found.requires_grad else 'without'} a gradient; to learn by it, it must give "
+            "finite distances that torch can differentiate"
+        )
 
 
 def _stacked(mined: tuple[Tensor, ...], labels: Tensor) -> Tensor:

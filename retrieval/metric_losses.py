@@ -3,6 +3,7 @@
 The library is optional: pip install 'retrieval[losses]'.
 """
 
+import copy
 import json
 from typing import Any
 
@@ -22,8 +23,10 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     # Kim et al., "Proxy Anchor Loss for Deep Metric Learning", eq. 4.
     "proxy-anchor": ("ProxyAnchorLoss", {"margin": 0.1, "alpha": 32.0}),
 }
-NOT_OF_A_BATCH = ("GenericPairLoss", "SelfSupervisedLoss", "VICRegLoss")
-"""Losses that need another loss, or two sets of embeddings, and so cannot be had by their name."""
+NOT_OF_A_BATCH = (
+    "DynamicSoftMarginLoss", "GenericPairLoss", "ManifoldLoss", "SelfSupervisedLoss", "VICRegLoss",
+)  # fmt: skip
+"""Losses that need more than one batch of labelled embeddings: they cannot be had by their name."""
 
 
 class MetricLoss(nn.Module):
@@ -59,6 +62,7 @@ class MetricLoss(nn.Module):
                 f"--loss-options do not suit --loss {config.loss}: {error}"
             ) from error
         self.loss: nn.Module = loss
+        _try(loss, config, dim, n_classes)
         if config.memory:
             if name not in losses.CrossBatchMemory.supported_losses():
                 raise ConfigError(f"--memory does not suit --loss {config.loss}: it has no pairs")
@@ -84,6 +88,30 @@ class MetricLoss(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self.loss, name, value)
+
+
+def _try(loss: nn.Module, config: LossConfig, dim: int, n_classes: int) -> None:
+    """Learn by a copy of a loss, from a made-up batch, for two steps; the library checks little.
+
+    Raises ConfigError where that cannot be done, or gives no finite gradient.
+    """
+    trial, last = copy.deepcopy(loss), max(n_classes, 2) - 1
+    labels = torch.tensor([0, last]).repeat(16)
+    reason = ""
+    with torch.random.fork_rng(devices=[]):
+        embeddings = nn.functional.normalize(torch.randn(len(labels), dim), dim=1).requires_grad_()
+        try:
+            for _ in range(2):
+                (gradient,) = torch.autograd.grad(trial(embeddings, labels), embeddings)
+            if not gradient.any() or not torch.isfinite(gradient).all():
+                reason = "it has no gradient"
+        except Exception as error:  # the library raises half a dozen kinds
+            reason = " ".join(str(error).split())
+    if reason:
+        raise ConfigError(
+            f"--loss {config.loss} with --loss-options {config.loss_options} cannot be learnt by: "
+            f"{reason}"
+        )
 
 
 def metric_miner(name: str) -> nn.Module:

@@ -113,7 +113,8 @@ def _belongs(row: dict[str, str], split: str, where: str) -> bool:
     part = row.get("split") or None
     if part not in (None, "train", *SPLIT_FOLDERS["test"]):
         raise DataError(f"{where}: split is {part!r}; it can be train, test, val, validation")
-    asks, searched = (_mark(row.get(name), where) for name in ("is_query", "is_gallery"))
+    blank = None if part else False  # where nothing else tells, a mark that is not made is none
+    asks, searched = (_mark(row.get(name), blank, where) for name in ("is_query", "is_gallery"))
     if split == "train":
         if part is not None:
             return part == "train"
@@ -124,9 +125,10 @@ def _belongs(row: dict[str, str], split: str, where: str) -> bool:
     return part is None or (part == "train") == (split == "gallery")
 
 
-def _mark(text: str | None, where: str) -> bool | None:
+def _mark(text: str | None, blank: bool | None, where: str) -> bool | None:
+    """What a mark says; None where there is no such column."""
     if text in (None, ""):
-        return None
+        return blank if text == "" else None
     if text.lower() not in ("1", "0", "true", "false"):
         raise DataError(f"{where}: is_query and is_gallery are true or false, not {text!r}")
     return text.lower() in ("1", "true")

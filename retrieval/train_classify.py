@@ -5,7 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +13,15 @@ from torch import nn
 
 from index.atomic import write_atomically
 from retrieval.batches import ClassBatches
-from retrieval.checkpoint import FOLDS_FILE, Run
+from retrieval.checkpoint import FOLDS_FILE, Recorder, Run
 from retrieval.class_loss import ClassLoss
 from retrieval.classifier import Classifier, classify_images
-from retrieval.curves import CLASS_CURVES, training_curves
+from retrieval.curves import CLASS_CURVES
 from retrieval.device import keep_freed_memory
 from retrieval.errors import ConfigError, DataError
 from retrieval.initial_network import initial_network
 from retrieval.labeled_images import LabeledImages
 from retrieval.layers import initialise
-from retrieval.network_files import MODEL_FILE, save_network
 from retrieval.processes import Processes
 from retrieval.run_config import TrainClassifyConfig
 from retrieval.training import Task, fit
@@ -112,18 +111,12 @@ def _train(
     processes = Processes.join(device)
     state = run.load_state() if resume else None
     task = classifying_task(config, fitting, held_out, device, processes=processes)
-    if not resume and processes.first:
-        run.start(config)
-
-    def save_state(state: dict[str, Any]) -> None:
-        run.save_state(state)
-        if state["step"] == 0:  # within an epoch there is nothing new to draw
-            training_curves(state["history"], run.folder / "curves.png", CLASS_CURVES)
-
+    recorder = Recorder(run, config, CLASS_CURVES, resume=resume or not processes.first)
     task = dataclasses.replace(
         task,
-        save_best=lambda module: save_network(cast("Classifier", module), run.folder / MODEL_FILE),
-        save_state=save_state,
+        save_best=recorder.save_best,
+        save_state=recorder.save_state,
+        started_with=[fitting.identity()],
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )

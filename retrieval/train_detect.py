@@ -4,14 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retrieval.checkpoint import Run
-from retrieval.curves import DETECT_CURVES, training_curves
+from retrieval.checkpoint import Recorder, Run
+from retrieval.curves import DETECT_CURVES
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.catalogue import build_detector
@@ -72,18 +72,12 @@ def train_detect(
     state = run.load_state() if resume else None
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
     task = detecting_task(config, fitting, held_out, device, listener.on_notice)
-    if not resume:
-        run.start(config)
-
-    def save_state(state: dict[str, Any]) -> None:
-        run.save_state(state)
-        if state["step"] == 0:  # within an epoch there is nothing new to draw
-            training_curves(state["history"], run.folder / "curves.png", DETECT_CURVES)
-
+    recorder = Recorder(run, config, DETECT_CURVES, resume=resume)
     task = dataclasses.replace(
         task,
-        save_best=lambda module: save_network(cast("Detector", module), run.folder / MODEL_FILE),
-        save_state=save_state,
+        save_best=recorder.save_best,
+        save_state=recorder.save_state,
+        started_with=[train.identity()],
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )

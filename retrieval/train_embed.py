@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from torch import nn
 from retrieval.augment import augment
 from retrieval.backbones import WITH_DROPOUT
 from retrieval.batches import EmbedBatches
-from retrieval.checkpoint import Run
-from retrieval.curves import training_curves
+from retrieval.checkpoint import Recorder, Run
+from retrieval.curves import EMBED_CURVES
 from retrieval.device import keep_freed_memory, use_bf16
 from retrieval.diagnosis import CollapseAlarm, effective_rank
 from retrieval.embedder import Embedder, embed_images
@@ -21,7 +20,6 @@ from retrieval.evaluation import evaluate_retrieval
 from retrieval.initial_network import initial_network
 from retrieval.labeled_images import LabeledImages
 from retrieval.losses import Distance, EmbeddingLoss
-from retrieval.network_files import MODEL_FILE, save_network
 from retrieval.processes import Processes
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.training import Task, fit, step_generator
@@ -44,8 +42,9 @@ def train_embed(
 ) -> bool:
     """Train an embedder on ``train`` into ``run``; True if finished, False if Ctrl-C stopped it.
 
-    ``distance``, two (N,D) → (N,), takes the place of the named one in the triplet loss. With
-    ``resume`` the run goes on from its last checkpoint. Where torchrun started several processes, all
+    ``distance``, two (N,D) → (N,), takes the place of the named one in the triplet loss; what is
+    searched by, and picks the best epoch, stays the named one. With ``resume`` the run goes on from
+    its last checkpoint. Where torchrun started several processes, all
     of them call this. Raises DataError where no positives or negatives can be formed, TrainingError
     where a loss is not finite or the embedding has collapsed.
     """
@@ -55,21 +54,15 @@ def train_embed(
     state = run.load_state() if resume else None
     task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
     # Only now: a mistake in the configuration must not cost the run that is there.
-    if not resume and processes.first:
-        run.start(config)
-
-    def save_state(state: dict[str, Any]) -> None:
-        run.save_state(state)
-        if state["step"] == 0:  # within an epoch there is nothing new to draw
-            training_curves(state["history"], run.folder / "curves.png")
-
+    recorder = Recorder(run, config, EMBED_CURVES, resume=resume or not processes.first)
     task = dataclasses.replace(
         task,
-        save_best=lambda module: save_network(cast("Embedder", module), run.folder / MODEL_FILE),
-        save_state=save_state,
+        save_best=recorder.save_best,
+        save_state=recorder.save_state,
+        started_with=[train.identity(), _described(distance or config.embedder.distance)],
         on_step=on_step,
         on_epoch=on_epoch,
-        on_figures=CollapseAlarm(on_warning, stop=config.stop_on_collapse),
+        watch=CollapseAlarm(on_warning, stop=config.stop_on_collapse),
     )
     finished = fit(task, config.fit, state)
     processes.wait()  # the first one may still be saving what the others will read
@@ -171,6 +164,12 @@ def validate(
     if len(np.unique(labels)) < 2:  # of one class every answer is right: that says nothing
         del found["recall_at_1"]
     return found
+
+
+def _described(distance: str | Distance) -> str:
+    if isinstance(distance, str):
+        return f"the distance {distance}"
+    return "a distance function of one's own (it is not saved: train_embed takes it when resuming, too)"
 
 
 def _check_classes(config: TrainEmbedConfig, data: LabeledImages) -> None:

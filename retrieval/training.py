@@ -39,6 +39,16 @@ class Batches(Protocol):
         """Inputs (this process's share of the batch) and targets (all), on the module's device."""
 
 
+class Watch(Protocol):
+    """Looks at the figures of each step, and may raise TrainingError to end the run."""
+
+    def __call__(self, figures: dict[str, float]) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 @dataclasses.dataclass
 class Task:
     """What is trained: outputs = module(inputs); losses, figures = loss(outputs, targets, generator).
@@ -48,7 +58,8 @@ class Task:
     The parameters of ``head`` and of the loss learn at ``head_lr`` times the rate of the others. Of
     several ``processes`` each runs the module on its share of a batch; the first one validates and
     saves.
-    ``on_figures`` gets the figures of each step, and may raise TrainingError to end the run.
+    ``started_with`` says in words what a resumed run must be given again; ``watch`` gets the figures of
+    each step.
     """
 
     module: nn.Module
@@ -61,8 +72,9 @@ class Task:
     head: tuple[nn.Module, ...] = ()
     head_lr: float = 1.0
     processes: Processes = dataclasses.field(default_factory=Processes)
+    started_with: list[str] = dataclasses.field(default_factory=list)
+    watch: Watch | None = None
     on_step: Callable[[int, int], None] = lambda done, total: None
-    on_figures: Callable[[dict[str, float]], None] = lambda figures: None
     on_epoch: Callable[[dict[str, float]], None] = lambda record: None
 
 
@@ -105,7 +117,7 @@ class _Progress:
         self.sums: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
-        self.saved_at = time.monotonic()
+        self.saved_at, self.kept = time.monotonic(), False
 
     @property
     def over(self) -> bool:
@@ -127,6 +139,8 @@ class _Progress:
             "loss": self.task.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
+            "watch": self.task.watch.state_dict() if self.task.watch else None,
+            "started_with": self.task.started_with,
             "steps": self.task.batches.steps,
             "epoch": self.epoch,
             "step": self.step,
@@ -146,6 +160,13 @@ class _Progress:
                 f"the saved state does not fit what is trained ({reason}); start afresh with "
                 "--overwrite"
             ) from error
+        # Older states do not say it.
+        for was, now in zip(state.get("started_with", []), self.task.started_with, strict=False):
+            if was != now:
+                raise TrainingError(
+                    f"the run was started with {was}, and now there is {now}; give it what it had, or "
+                    "start afresh with --overwrite"
+                )
         if state["steps"] != self.task.batches.steps:
             raise TrainingError(
                 f"the run was started with {state['steps']} batches an epoch, and now there are "
@@ -161,12 +182,15 @@ class _Progress:
             self.average.load_state_dict(state["average"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.sums, self.history, self.best = state["sums"], state["history"], state["best"]
+        if self.task.watch is not None and state.get("watch"):
+            self.task.watch.load_state_dict(state["watch"])
+        self.kept = True
 
     def save(self) -> None:
         self._check_weights()
         if self.task.processes.first:
             self.task.save_state(self.state())
-        self.saved_at = time.monotonic()
+        self.saved_at, self.kept = time.monotonic(), True
 
     def run_step(self) -> None:
         started = time.monotonic()
@@ -185,7 +209,8 @@ class _Progress:
         self.step += 1
         self.seconds += time.monotonic() - started
         self.task.on_step(done + 1, total_steps)
-        self.task.on_figures(figures)
+        if self.task.watch is not None:
+            self.task.watch(figures)
 
     def _set_rates(self, done: float) -> None:
         factor = learning_rate_factor(self.config.schedule, self.config.warmup, done)
@@ -256,8 +281,8 @@ class _Progress:
             if not torch.isfinite(value).all():
                 raise TrainingError(
                     f"weights ({name}) are not finite after epoch {self.epoch + 1}, step {self.step}; "
-                    f"lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32; "
-                    "the last checkpoint is sound"
+                    f"lower --lr (now {self.config.lr:g}), set --clip-norm 1, or use --precision fp32"
+                    + ("; the last checkpoint is sound" if self.kept else "")
                 )
 
     def finish_epoch(self) -> None:

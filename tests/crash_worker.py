@@ -23,8 +23,7 @@ from index.gallery import Gallery
 from index.items import all_items
 from index.merging import merge_into
 from index.verify import verify_gallery
-from retrieval import filling, training
-from retrieval import train_embed as train_embedder
+from retrieval import checkpoint, filling, training
 from retrieval.building import fill, open_or_create, remove_pictures, sync
 from retrieval.checkpoint import Run
 from retrieval.embedder import Embedder
@@ -39,9 +38,7 @@ torch.set_num_threads(1)
 filling.SHARD_ROWS = merging.COMMIT_ROWS = 32
 compaction.JOINED = 3
 training.SAVE_EVERY_SECONDS = 0.05
-train_embedder.training_curves = lambda *_: (
-    None
-)  # a drawing with each save would take most of the time
+checkpoint.training_curves = lambda *_: None  # a drawing with each save would take most of the time
 
 
 def draw(file: Path, seed: int) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval.checkpoint import Run
+from retrieval.checkpoint import Recorder, Run
+from retrieval.curves import EMBED_CURVES
 from retrieval.embedder import Embedder
 from retrieval.errors import CheckpointError
 from retrieval.network_files import _hash, embedder_id, load_embedder, save_network
@@ -94,6 +95,34 @@ def test_a_run_keeps_its_configuration_and_state(tmp_path: Path) -> None:
     assert json.loads((run.folder / "metrics.jsonl").read_text()) == {"epoch": 1, "loss": 0.5}
     run.start(config)
     assert run.load_state() is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "last.pt", "folds.json"])
+def test_whatever_a_run_may_have_left_is_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("kept")
+    assert not Run(tmp_path).exists
+    (tmp_path / name).write_bytes(b"x")
+    assert Run(tmp_path).exists
+
+
+def test_a_run_goes_when_the_next_has_something_to_keep(tmp_path: Path) -> None:
+    run, config = Run(tmp_path), TrainEmbedConfig()
+    Recorder(run, config, EMBED_CURVES, resume=False)
+    assert run.config() == config  # nothing was there
+    (tmp_path / "model.safetensors").write_bytes(b"learnt")
+    other = config.with_values({"epochs": 3})
+    recorder = Recorder(run, other, EMBED_CURVES, resume=False)
+    assert run.config() == config
+    assert (tmp_path / "model.safetensors").read_bytes() == b"learnt"
+    recorder.save_state({"step": 1, "history": []})
+    assert run.config() == other
+    assert not (tmp_path / "model.safetensors").exists()
+    (tmp_path / "model.safetensors").write_bytes(b"learnt")
+    recorder.save_state({"step": 0, "history": []})  # goes once
+    Recorder(run, other, EMBED_CURVES, resume=True).save_state({"step": 1, "history": []})
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json", "model.safetensors", "last.pt", "metrics.jsonl", "curves.png",
+    }  # fmt: skip
 
 
 def test_a_damaged_run_is_refused(tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
         ("path,label,is_query\n0.png,a,0\n1.png,b,false\n2.png,a,1\n3.png,b,true\n",
          "01", "0123", "23"),
         ("path,label,is_gallery\n0.png,a,0\n1.png,b,1\n", "1", "1", "01"),
+        # A blank mark is false where there is no split.
+        ("path,label,is_query\n0.png,a,\n1.png,b,1\n", "0", "01", "1"),
+        ("path,label,is_query,is_gallery\n0.png,a,,1\n1.png,b,1,\n2.png,b,,\n", "0", "0", "1"),
         ("path,label\n0.png,a\n1.png,b\n", "01", "01", "01"),
     ],
 )  # fmt: skip

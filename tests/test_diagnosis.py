@@ -63,6 +63,25 @@ def test_it_is_silent_in_health_at_the_start_and_after_one_bad_batch() -> None:
     assert error is None
 
 
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_it_goes_on_where_it_stood(cut: int) -> None:
+    figures = [HEALTHY] * 2 + [POINT] * 6
+    _, expected = listen(figures)
+    before = CollapseAlarm(lambda text: None, stop=True)
+    after = CollapseAlarm(lambda text: None, stop=True)
+    said = None
+    try:
+        for one in figures[:cut]:
+            before(one)
+        after.load_state_dict(before.state_dict())
+        for one in figures[cut:]:
+            after(one)
+    except TrainingError as error:
+        said = str(error)
+    assert said == expected
+    assert expected is not None
+
+
 def test_not_a_number_counts_as_collapsed() -> None:
     nan = {**HEALTHY, "spread": float("nan")}
     assert listen([HEALTHY] * 2 + [nan] * 4)[1] is not None

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from retrieval.config import LossConfig
+from retrieval.errors import ConfigError
 from retrieval.losses import (
     CentreSoftmax,
     EmbeddingLoss,
@@ -143,7 +144,7 @@ def test_the_penalty_acts_on_raw_embeddings_where_it_has_a_gradient() -> None:
     on_unit = norm_penalty("l2", [nn.functional.normalize(raw, dim=1)])
     (gradient,) = torch.autograd.grad(on_unit, raw)
     assert gradient.abs().max() < 1e-6
-    config = config_of(norm_penalty="l2", norm_penalty_weight=0.5, loss_weight=0, softmax_weight=0)
+    config = config_of(norm_penalty="l2", norm_penalty_weight=0.5, softmax_weight=0)
     terms, _ = call(loss_of(config), raw, torch.arange(4) % 2)
     expected = 0.5 * sum(float(row @ row) / 2 for row in raw.detach()) / 4
     assert terms["norm_penalty"].item() == pytest.approx(expected)
@@ -231,6 +232,30 @@ def test_a_loss_of_exactly_zero_is_not_active() -> None:
     terms, figures = call(loss, raw, torch.tensor([0, 0, 1]))
     assert terms["triplet"].item() == 1.0  # the second anchor's: 1 − 1 + 1
     assert figures["active_triplets"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("distance", "message"),
+    [
+        (lambda x, y: (x - y).abs(), r"gave torch.float32 \(3, 5\)"),
+        (lambda x, y: (x - y).abs().sum(1, keepdim=True), r"gave torch.float32 \(3, 1\)"),
+        (lambda x, y: (x - y).abs().sum(), r"gave torch.float32 \(\)"),
+        (lambda x, y: (x > y).sum(1), r"gave torch.int64 \(3,\)"),
+        (lambda x, y: (x - y).abs().sum(1).detach().numpy(), "gave <class 'numpy.ndarray'>"),
+        (lambda x, y: (x - y).abs().sum(1).detach(), "without a gradient"),
+        (lambda x, y: (x - y).abs().sum(1) * math.nan, "finite"),
+        (lambda x: x, "TypeError"),
+    ],
+)
+def test_a_distance_that_cannot_be_learnt_by_is_refused(distance, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loss_of(config_of(), distance)
+
+
+def test_a_distance_of_ones_own_goes_with_triplets() -> None:
+    for loss in ("softmax", "supcon"):
+        with pytest.raises(ConfigError, match=f"goes with the triplet loss, and --loss is {loss}"):
+            loss_of(config_of(loss=loss), manhattan_squared)
 
 
 def test_a_distance_that_learns_is_trained_with_the_loss() -> None:

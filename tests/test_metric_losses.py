@@ -145,12 +145,45 @@ def test_settings_reach_the_loss() -> None:
         ({"loss": "triplet", "memory": 64}, "give --loss TripletMarginLoss"),
         ({"mining": "SemiHard"}, "--mining is 'SemiHard'; it can be all, .*BatchHardMiner"),
         ({"loss": "softmax", "softmax_weight": 0.0}, "nothing is left to learn"),
+        ({"loss_weight": 0.0, "softmax_weight": 0.0}, "nothing is left to learn"),
+        ({"loss": "DynamicSoftMarginLoss"}, "'DynamicSoftMarginLoss'; it can be triplet"),
+        (
+            {"loss": "multi-similarity", "loss_options": '{"alpha": "x"}'},
+            "cannot be learnt by: .*str",
+        ),
+        ({"loss": "contrastive", "loss_options": '{"distance": "l1"}'}, "cannot be learnt by"),
+        ({"loss": "proxy-anchor", "loss_options": '{"embedding_size": 3}'}, "cannot be learnt by"),
+        ({"loss": "CosFaceLoss", "loss_options": '{"num_classes": 2}'}, "cannot be learnt by"),
+        ({"loss": "supcon", "loss_options": '{"temperature": 0}'}, "it has no gradient"),
     ],
     ids=str,
 )
 def test_what_does_not_suit_is_refused_in_words(fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EmbeddingLoss(LossConfig(**fields), distance="l2", bound=lambda r: r, dim=DIM, n_classes=3)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library, about what it calls itself
+def test_all_losses_that_are_listed_can_be_learnt_by() -> None:
+    """But for those that need settings."""
+    with pytest.raises(ConfigError) as told:
+        loss_of("no such loss")
+    names = str(told.value).split("pytorch-metric-learning's: ")[1].split(", ")
+    assert len(names) > 25
+    needy = {}
+    for name in names:
+        try:
+            loss_of(name)
+        except ConfigError as error:
+            needy[name] = "required positional argument" in str(error)
+    assert needy == {"P2SGradLoss": True, "RankedListLoss": True}
+
+
+def test_to_try_a_loss_draws_nothing_from_torchs_generator() -> None:
+    loss_of("supcon")
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_losses_of_classes_need_labels() -> None:

@@ -9,7 +9,6 @@ import torch
 from test_train_embed import stripes
 from torch.nn import functional as F
 
-from retrieval import train_classify as train_classify_module
 from retrieval.batches import ClassBatches
 from retrieval.class_loss import ClassLoss, class_weights, cross_entropy
 from retrieval.classifier import Classifier, classify_images
@@ -44,7 +43,7 @@ PLAIN = {"backbone": "softmax", "optimizer": "adamw", "lr": 0.01, "averaging": "
 def draw_no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of curves take most of the time of a tiny run; one test looks at them."""
     if "whole_run" not in request.node.name:
-        monkeypatch.setattr(train_classify_module, "training_curves", lambda *_: None)
+        monkeypatch.setattr("retrieval.checkpoint.training_curves", lambda *_: None)
 
 
 def config_of(**settings: object) -> TrainClassifyConfig:

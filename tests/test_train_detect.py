@@ -11,7 +11,6 @@ import torch
 from boxed import squares
 from one_cell import OneCell, one_cell  # noqa: F401
 
-from retrieval import train_detect as module
 from retrieval.classifier import Classifier
 from retrieval.detection.detection_report import evaluate_detector
 from retrieval.errors import CheckpointError, ConfigError, DataError
@@ -66,7 +65,7 @@ def test_a_run_learns_and_keeps_what_it_says(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_bit_for_bit_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "training_curves", lambda *_: None)
+    monkeypatch.setattr("retrieval.checkpoint.training_curves", lambda *_: None)
     data, config = squares(24), config_of()
     whole, parts = run_at(tmp_path / "whole"), run_at(tmp_path / "parts")
     train_detect(config, data, whole, device=CPU)

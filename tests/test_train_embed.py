@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +220,41 @@ def test_frozen_batch_norm_keeps_statistics_while_filters_learn(tmp_path: Path) 
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'layer9'.*stages\.0"):
         train(tmp_path, stripes(80), freeze="layer9")
+
+
+def begin(folder: Path, data: LabeledImages, **options) -> TrainEmbedConfig:
+    """A run of three epochs of random triplets that is stopped after its first step."""
+    settings = {**SMALL, "epochs": 3, "validation": 0.0}
+    config = TrainEmbedConfig().with_values(settings)
+    stop = lambda done, total: done == 1 and signal.raise_signal(signal.SIGINT)  # noqa: E731
+    assert not train_embed(config, data, Run(folder), device=CPU, on_step=stop, **options)
+    return config
+
+
+def test_a_run_is_resumed_with_the_pictures_that_it_was_started_with(tmp_path: Path) -> None:
+    data = stripes(80)
+    config = begin(tmp_path, data)
+    for other in (
+        dataclasses.replace(data, classes=tuple("abce")),
+        dataclasses.replace(data, labels=data.labels[::-1].copy()),
+        dataclasses.replace(data, paths=tuple(Path(f"{n}.png") for n in range(80))),
+    ):
+        with pytest.raises(
+            TrainingError, match=r"started with 80 pictures of 4 classes \(.*\), and"
+        ):
+            train_embed(config, other, Run(tmp_path), device=CPU, resume=True)
+    assert train_embed(config, data, Run(tmp_path), device=CPU, resume=True)
+
+
+def test_a_run_is_resumed_with_its_own_distance(tmp_path: Path) -> None:
+    def cubed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y).abs().pow(3).sum(-1)
+
+    data = stripes(80)
+    config = begin(tmp_path, data, distance=cubed)
+    with pytest.raises(TrainingError, match=r"a distance function of one's own.*the distance l2"):
+        train_embed(config, data, Run(tmp_path), device=CPU, resume=True)
+    assert train_embed(config, data, Run(tmp_path), device=CPU, resume=True, distance=cubed)
 
 
 def test_a_mistake_does_not_cost_the_run_that_is_there(tmp_path: Path) -> None:
