@@ -6,9 +6,11 @@ from typing import Any, Self
 
 from index.gallery import Gallery as VectorGallery
 from index.merging import MergeSummary, merge_into
+from index.parts import Box
 from retrieval import building, models
 from retrieval.errors import ImageError
 from retrieval.pictures import list_pictures
+from retrieval.questions import picture_question, stored_questions
 from retrieval.search import Answer, Searcher
 from retrieval.summary import FillSummary
 
@@ -127,6 +129,34 @@ class Gallery:
         for photo, reason in unreadable:
             raise ImageError(f"{photo}: {reason}")
         return answers
+
+    def load_model(self) -> None:
+        """Load the model that photos are embedded with now, and not when the first one asks.
+
+        Raises GalleryError where there is none, ModelMismatch where its files are not those of it.
+        """
+        _ = self._searcher().embedder
+
+    def query_picture(
+        self, picture: bytes, k: int = 10, *, box: Box | None = None, **options: Any
+    ) -> Answer:
+        """The k nearest of a picture in memory (the bytes of a file), or of a box of it.
+
+        ``options`` are those of ``Searcher.nearest``. Raises ImageError where it cannot be read.
+        """
+        self.vectors.refresh()
+        searcher = self._searcher()
+        question = picture_question(searcher.embedder, picture, box, searcher.objects)
+        return next(searcher.nearest([question], k, **options))
+
+    def query_stored(self, item_id: int, k: int = 10, **options: Any) -> Answer:
+        """The k nearest of a picture that the gallery holds, itself left out.
+
+        ``options`` are those of ``Searcher.nearest``. Raises DataError where it holds none of that id.
+        """
+        self.vectors.refresh()
+        (question,) = stored_questions(self.vectors, [item_id])
+        return next(self._searcher().nearest([question], k, **options))
 
     def _searcher(self) -> Searcher:
         # It holds the models that made the gallery, and another gallery may be there by now.

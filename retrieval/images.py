@@ -12,7 +12,7 @@ import os
 import struct
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -102,12 +102,24 @@ def read_image(source: Source, size: int | None = None, box: Box | None = None) 
     are converted to sRGB, and depths beyond 8 bits are scaled to 8. Raises ImageError with the reason
     for whatever is not such a picture, and for a box that does not lie within it.
     """
+    return _read(source, lambda image: _decode(image, size, box))
+
+
+def read_thumbnail(source: Source, side: int) -> np.ndarray:
+    """The picture upright, at most ``side`` pixels wide and high: RGB uint8 (H,W,3), never enlarged.
+
+    Large JPEGs are decoded at a fraction of their size. Otherwise as ``read_image``.
+    """
+    return _read(source, lambda image: _decode_small(image, side))
+
+
+def _read(source: Source, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     if isinstance(source, Path | str):
         _check_file(Path(source))
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(stream, formats=_formats()) as image:
-            return _decode(image, size, box)
+            return decode(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
@@ -216,6 +228,20 @@ def _reason(error: Exception, source: Source) -> str:
 
 
 def _decode(image: Image.Image, size: int | None, box: Box | None) -> np.ndarray:
+    whole = _upright(image, None if box is not None else size)
+    if box is not None:
+        whole = _cut_out(whole, box)
+    return np.array(whole if size is None else _square(whole, size))
+
+
+def _decode_small(image: Image.Image, side: int) -> np.ndarray:
+    whole = _upright(image, side)
+    whole.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.array(whole)
+
+
+def _upright(image: Image.Image, least: int | None) -> Image.Image:
+    """In RGB; a JPEG perhaps at a half, a quarter or an eighth of its size, never below ``least``."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -224,14 +250,11 @@ def _decode(image: Image.Image, size: int | None, box: Box | None) -> np.ndarray
         )
     if width * height == 0:
         raise ImageError(f"it has no pixels ({width}×{height})")
-    if size is not None and box is None:
-        image.draft("RGB", (size, size))  # a JPEG at 1/2, 1/4 or 1/8, never below the size asked
+    if least is not None:
+        image.draft("RGB", (least, least))
     image.load()
     turn = TURNS.get(_orientation(image))
-    image = _to_rgb(image if turn is None else image.transpose(turn))
-    if box is not None:
-        image = _cut_out(image, box)
-    return np.array(image if size is None else _square(image, size))
+    return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -112,8 +112,27 @@ def photo_questions(
                 yield Question(f"{photo}{where}", vector, (photo,), box)
 
 
+def picture_question(
+    embedder: "Embedder",
+    picture: bytes,
+    box: Box | None = None,
+    objects: ObjectsSpec | None = None,
+) -> Question:
+    """A question for a picture in memory, in any format that files may have, or for a box of it.
+
+    ``objects`` as of ``photo_questions``. Raises ImageError where it cannot be read.
+    """
+    from retrieval.embedder import embed_images
+
+    image = _try_read(picture, embedder.spec.image_size, box, objects)
+    if isinstance(image, ImageError):
+        raise image
+    (vector,) = embed_images(embedder, image[None])
+    return Question("picture", vector, box=box)
+
+
 def _try_read(
-    photo: Path, size: int, box: Box | None, objects: ObjectsSpec | None
+    photo: Path | bytes, size: int, box: Box | None, objects: ObjectsSpec | None
 ) -> np.ndarray | ImageError:
     try:
         if box is None or objects is None:

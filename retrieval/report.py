@@ -41,15 +41,7 @@ class Tile:
 
     def fitted(self) -> Image.Image:
         """The picture in a square of TILE, with its box."""
-        image = fit_picture(self.picture, TILE)
-        if self.box is not None:
-            scale = image.width / self.picture.shape[1]
-            left, top, right, bottom = (round(edge * scale) for edge in self.box)
-            draw = ImageDraw.Draw(image)
-            for grow, colour in ((2, OUTLINE_EDGE), (1, OUTLINE), (0, OUTLINE)):
-                edges = left - grow, top - grow, right - 1 + grow, bottom - 1 + grow
-                draw.rectangle(edges, outline=colour)
-        return image
+        return outlined(self.picture, self.box, TILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +102,19 @@ def fit_picture(picture: np.ndarray, side: int) -> Image.Image:
     if factor >= 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def outlined(picture: np.ndarray, box: Outline | None, side: int) -> Image.Image:
+    """The picture in a square of ``side``, as ``fit_picture`` has it, with a line around the box."""
+    image = fit_picture(picture, side)
+    if box is not None:
+        scale = image.width / picture.shape[1]
+        left, top, right, bottom = (round(edge * scale) for edge in box)
+        draw = ImageDraw.Draw(image)
+        for grow, colour in ((2, OUTLINE_EDGE), (1, OUTLINE), (0, OUTLINE)):
+            edges = left - grow, top - grow, right - 1 + grow, bottom - 1 + grow
+            draw.rectangle(edges, outline=colour)
     return image
 
 

@@ -14,7 +14,7 @@ from index.gallery import Gallery
 from index.parts import Box, part_name
 from index.within import check_distance
 from retrieval.errors import ImageError
-from retrieval.images import read_image
+from retrieval.images import read_image, read_thumbnail
 from retrieval.object_spec import ObjectsSpec
 from retrieval.questions import TOGETHER, Question, batches, photo_questions
 from retrieval.report import GREY, Outline, SheetRow, Tile, mosaic
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # torch is loaded where a photo asks, and not for stored pict
 
 logger = logging.getLogger(__name__)
 
+THUMBNAIL = 512
+"""Pixels that a picture is shown with, wide and high: about as many at most."""
 HITS_TOGETHER = 200_000
 """Hits that are held at once, to bound memory."""
 
@@ -271,20 +273,21 @@ def sheet_row(answer: Answer, label: str | None = None) -> SheetRow:
     return SheetRow(query, hits)
 
 
-def thumbnail(path: Path, box: Box | None = None) -> tuple[np.ndarray, Outline | None]:
+def thumbnail(
+    path: Path, box: Box | None = None, side: int = THUMBNAIL
+) -> tuple[np.ndarray, Outline | None]:
     """The picture, or of a part of it what lies around, and where in that the part is.
 
     A grey square where the picture is gone, or is another one: an answer is shown all the same.
     """
     try:
-        image = read_image(path)
-        outline = None
-        if box is not None:
-            image, outline = _surroundings(image, box)
+        if box is None:
+            return read_thumbnail(path, side), None
+        part, outline = _surroundings(read_image(path), box)
     except ImageError:
         return GREY, None
-    step = max(max(image.shape[:2]) // 512, 1)
-    return image[::step, ::step], outline and tuple(edge / step for edge in outline)
+    step = max(max(part.shape[:2]) // side, 1)
+    return part[::step, ::step], tuple(edge / step for edge in outline)
 
 
 def _surroundings(image: np.ndarray, box: Box) -> tuple[np.ndarray, Outline]:

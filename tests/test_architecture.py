@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"cli", "__main__", "demo"},
+    {"web"},
     {"gallery", "trial"},
     {"train_embed", "train_classify", "train_detect", "protocols"},
     {"calibration"},

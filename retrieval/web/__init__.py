@@ -1,0 +1,1 @@
+"""The search page: a gallery in the browser, and over HTTP for programs on this machine."""

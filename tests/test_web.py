@@ -1,0 +1,307 @@
+"""The search page and its API: answers, mistakes, and who is kept out."""
+
+import http.client
+import io
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+from click.testing import CliRunner
+from pictures_to_ask import draw, make_model, make_place
+from PIL import Image
+from starlette.testclient import TestClient
+
+from index.errors import NotAGallery
+from retrieval.building import fill, open_or_create
+from retrieval.cli import main
+from retrieval.gallery import Gallery
+from retrieval.pictures import list_pictures
+from retrieval.questions import photo_questions
+from retrieval.search import Searcher
+from retrieval.web import app as module
+from retrieval.web.app import STATIC, search_app
+from retrieval.web.gallery_thread import GalleryThread
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("web"))
+
+
+@pytest.fixture(scope="module")
+def client(place: Path) -> Iterator[TestClient]:
+    app = search_app(GalleryThread(place / "g.gallery"), ["testserver"])
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.fixture
+def photo(place: Path) -> Path:
+    return place / "outside" / "0.png"
+
+
+def test_a_photo_is_answered_as_by_the_gallery_itself(
+    client: TestClient, place: Path, photo: Path
+) -> None:
+    for parameters, options in (
+        ({"k": 5}, {"k": 5}),
+        ({"k": "3", "where": "label = b"}, {"k": 3, "where": "label = b"}),
+        ({"where": " "}, {"k": 24}),
+    ):
+        found = client.post("/api/query", params=parameters, content=photo.read_bytes()).json()
+        with Gallery.open(place / "g.gallery") as gallery:
+            expected = gallery.query(photo, **options)[0].hits
+        assert [h["id"] for h in found["hits"]] == [h.id for h in expected]
+        assert [h["rank"] for h in found["hits"]] == list(range(1, len(expected) + 1))
+        np.testing.assert_allclose(
+            [h["distance"] for h in found["hits"]], [h.distance for h in expected], atol=1e-6
+        )
+        for hit in found["hits"]:
+            assert re.fullmatch(r"[abc]/\d+\.png", hit["path"])
+            assert hit["path"][0] == hit["label"]
+
+
+def test_a_part_of_a_photo_asks_alone(client: TestClient, place: Path, photo: Path) -> None:
+    parameters = {"box": "10,5,20,30", "k": 4}
+    found = client.post("/api/query", params=parameters, content=photo.read_bytes()).json()["hits"]
+    searcher = Searcher.open(place / "g.gallery")
+    question = photo_questions(searcher.embedder, [photo], pytest.fail, (10, 5, 20, 30))
+    (expected,) = searcher.nearest(question, 4)
+    assert [(h["id"], h["distance"]) for h in found] == [
+        (h.id, pytest.approx(h.distance, abs=1e-6)) for h in expected.hits
+    ]
+    whole = client.post("/api/query?k=4", content=photo.read_bytes()).json()["hits"]
+    assert [h["distance"] for h in whole] != [h["distance"] for h in found]
+
+
+def test_a_stored_picture_asks_for_others(client: TestClient) -> None:
+    everything = client.get("/api/query/1", params={"k": 500}).json()["hits"]
+    assert sorted(h["id"] for h in everything) == list(range(2, 14))
+    assert client.get("/api/query/1?k=2").json()["hits"] == everything[:2]
+    only = client.get("/api/query/1", params={"where": "label = c"}).json()["hits"]
+    assert {h["label"] for h in only} == {"c"}
+
+
+def test_pictures_come_encoded_anew(client: TestClient, place: Path) -> None:
+    answer = client.get("/pictures/1")
+    assert answer.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == ("JPEG", (240, 200))  # of 24×20, in whole multiples
+    with Image.open(io.BytesIO(client.get("/pictures/1?side=16").content)) as image:
+        assert max(image.size) == 16
+
+
+def test_the_page_needs_nothing_that_its_policy_forbids(client: TestClient) -> None:
+    page = client.get("/").text
+    assert "Search by picture" in page
+    assert not re.search(r"\son\w+=|style=|<style|<script>|https?:", page)
+    for file in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        assert client.get(file).status_code == 200, file
+    script = (STATIC / "page.js").read_text()
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval|https?:", script)
+    about = client.get("/api/gallery").json()
+    expected = {"name": "g.gallery", "pictures": 13, "labels": 3, "metric": "l2", "photos": True}
+    assert about == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "message"),
+    [
+        ("/api/query/99", 404, "no picture with the id 99"),
+        ("/pictures/99", 404, "no picture with the id 99"),
+        ("/pictures/99999999999999999999", 404, "no picture with the id"),
+        ("/api/query/1?k=0", 400, "k is '0'; it must be a whole number from 1 to 500"),
+        ("/api/query/1?k=501", 400, "k is '501'"),
+        ("/api/query/1?k=-5", 400, "k is '-5'"),
+        ("/api/query/1?k=²", 400, "k is '²'"),
+        ("/api/query/1?k=", 400, "k is ''"),
+        ("/api/query/1?where=colour", 400, "colour"),
+        ("/pictures/1?side=5000", 400, "side is '5000'; it must be a whole number from 16 to 1024"),
+        ("/pictures/../app.py", 404, "Not Found"),
+        ("/static/%2e%2e/app.py", 404, "Not Found"),
+        ("/static/..%2fapp.py", 404, "Not Found"),
+        ("/nowhere", 404, "Not Found"),
+        ("/api/query", 405, "Method Not Allowed"),
+    ],
+)
+def test_mistakes_are_told(client: TestClient, address: str, status: int, message: str) -> None:
+    answer = client.get(address)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("content", "parameters", "message"),
+    [
+        (b"", {}, "no picture in the body"),
+        (b"text", {}, "not a picture"),
+        (None, {"box": "1,2,3"}, "box is '1,2,3'"),
+        (None, {"box": "a,b,c,d"}, "box is 'a,b,c,d'"),
+        (None, {"box": "50,0,20,20"}, "reaches out of the picture"),
+        (None, {"box": "0,0,0,5"}, "is empty"),
+    ],
+)
+def test_photos_that_cannot_ask_are_told(
+    client: TestClient, photo: Path, content: bytes | None, parameters: dict, message: str
+) -> None:
+    content = photo.read_bytes() if content is None else content
+    answer = client.post("/api/query", params=parameters, content=content)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_other_sites_and_other_names_are_refused(client: TestClient, photo: Path) -> None:
+    for site in ("cross-site", "same-site"):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+        assert client.get("/pictures/1", headers=headers).status_code == 403
+        asked = client.post("/api/query", headers=headers, content=photo.read_bytes())
+        assert asked.status_code == 403
+        assert client.get("/", headers={**headers, "Sec-Fetch-Mode": "navigate"}).status_code == 200
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    assert client.get("/pictures/1", headers=own).status_code == 200
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_names_and_missing_files_do_no_harm(tmp_path: Path) -> None:
+    odd = tmp_path / "photos" / '<b>"x"' / "a\n\udcff.png"
+    draw(odd, 1)
+    draw(tmp_path / "photos" / "gone" / "1.png", 2)
+    model = make_model(tmp_path / "model.safetensors")
+    photos = [tmp_path / "photos"]
+    made = open_or_create(tmp_path / "g.gallery", model, sources=photos)
+    fill(made, list_pictures(photos))
+    made.close()
+    (tmp_path / "photos" / "gone" / "1.png").unlink()
+    app = search_app(GalleryThread(tmp_path / "g.gallery"), ["testserver"])
+    with TestClient(app) as client:
+        (hit,) = client.get("/api/query/2").json()["hits"]
+        assert hit["path"] == '<b>"x"/a\n\udcff.png'
+        with Image.open(io.BytesIO(client.get("/pictures/2").content)) as image:
+            assert image.getpixel((5, 5)) == (200, 200, 200)  # grey, where the file is gone
+
+
+def test_a_gallery_without_a_model_is_asked_by_its_own_pictures(
+    tmp_path: Path, photo: Path
+) -> None:
+    np.save(tmp_path / "embeddings.npy", np.eye(4, dtype=np.float32))
+    (tmp_path / "pictures.csv").write_text("path\na.png\nb.png\nc.png\nd.png\n")
+    done = CliRunner().invoke(
+        main, ["import", str(tmp_path), "--out", str(tmp_path / "g.gallery"), "--made-by", "x",
+               "--metric", "l2"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    app = search_app(GalleryThread(tmp_path / "g.gallery"), ["testserver"])
+    with TestClient(app) as client:
+        assert client.get("/api/gallery").json()["photos"] is False
+        assert len(client.get("/api/query/1").json()["hits"]) == 3
+        refused = client.post("/api/query", content=photo.read_bytes())
+        assert refused.status_code == 503
+        assert "imported without a model" in refused.json()["error"]
+
+
+def test_what_takes_the_place_of_the_gallery_answers(tmp_path: Path, photo: Path) -> None:
+    place = make_place(tmp_path)
+    app = search_app(GalleryThread(place / "g.gallery"), ["testserver"])
+    with TestClient(app) as client:
+        assert client.get("/api/gallery").json()["pictures"] == 13
+        model = make_model(tmp_path / "other.safetensors", embedding_dim=4)
+        sources = [place / "outside"]
+        other = open_or_create(place / "g.gallery", model, sources=sources, overwrite=True)
+        fill(other, list_pictures(sources))
+        other.close()
+        hits = client.post("/api/query", content=photo.read_bytes()).json()["hits"]
+        assert hits[0]["path"] == "0.png"
+        assert len(hits) == client.get("/api/gallery").json()["pictures"] == 3
+
+
+def test_what_is_no_gallery_is_refused_before_anything_is_served(tmp_path: Path) -> None:
+    with pytest.raises(NotAGallery):
+        GalleryThread(tmp_path / "none.gallery")
+
+
+def test_a_real_server_counts_what_is_sent(
+    place: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 50_000)
+    app = search_app(GalleryThread(place / "g.gallery"), ["127.0.0.1"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            for chunks, status in (([photo.read_bytes()], 200), ([b"x" * 10_000] * 20, 413)):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                connection.request("POST", "/api/query?k=2", iter(chunks), encode_chunked=True)
+                answer = connection.getresponse()
+                assert answer.status == status
+                if status == 200:
+                    assert len(json.loads(answer.read())["hits"]) == 2
+                connection.close()
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+# The command
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Where the command would have served; Ctrl-C ends it at once."""
+    places = []
+
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        places.append(sockets[0].getsockname()[:2])
+        with TestClient(self.config.app, base_url="http://localhost") as client:
+            assert client.get("/api/gallery").json()["pictures"] == 13
+            other = client.get("/", headers={"Host": "evil.example"})
+            assert other.status_code == (200 if places[-1][0] == "0.0.0.0" else 400)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    return places
+
+
+def test_the_command_serves_this_machine_alone(place: Path, served: list) -> None:
+    done = CliRunner().invoke(main, ["serve", "--gallery", str(place / "g.gallery"), "--port", "0"])
+    assert done.exit_code == 0, done.output
+    ((host, port),) = served
+    assert host == "127.0.0.1"
+    assert done.stdout == f"http://127.0.0.1:{port}/\n"
+    assert done.stderr == "Stopped.\n"
+
+
+def test_the_command_says_when_others_can_ask(place: Path, served: list) -> None:
+    ask = ["serve", "--gallery", str(place / "g.gallery"), "--port", "0", "--host", "0.0.0.0"]
+    done = CliRunner().invoke(main, ask)
+    assert done.exit_code == 0, done.output
+    assert "Everybody who can reach 0.0.0.0 can see the pictures" in done.stderr
+
+
+def test_the_command_says_where_it_cannot_listen(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ask = ["serve", "--gallery", str(place / "g.gallery"), "--port", port]
+        done = CliRunner().invoke(main, ask)
+    assert done.exit_code == 1
+    assert f"cannot listen at 127.0.0.1, port {port}" in done.stderr
+
+
+def test_without_its_libraries_the_way_to_get_them_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    done = CliRunner().invoke(main, ["serve", "--gallery", str(place / "g.gallery")])
+    assert done.exit_code == 1
+    assert "pip install 'retrieval[web]'" in done.stderr
