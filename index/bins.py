@@ -6,6 +6,8 @@ code. A centre stands for all values of its bin. Edges and centres have the type
 In several dimensions there are centres alone.
 """
 
+import dataclasses
+
 import faiss
 import numpy as np
 
@@ -13,6 +15,8 @@ POINTS_A_CENTER = 256
 """Rows for each centre that k-means in several dimensions learns from at most, as FAISS does."""
 LLOYD_STEPS = 100
 """Steps of k-means at most; what later ones still gain is less than a thousandth of the error."""
+FAR = 4096
+"""Reaches of a frame beyond which float32 would round away which centre is nearest."""
 
 
 def equal_width(low: np.floating, high: np.floating, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,10 +81,39 @@ def kmeans(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return between(different, values[0], values[-1]), different
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Where rows lie: half of their middle (d,), and half of how far they reach from it.
+
+    As seen from there, rows and their squares are within float32, however large, small or far from
+    zero they are. All is halved so that no difference overflows.
+    """
+
+    middle: np.ndarray
+    reach: float
+
+    @classmethod
+    def around(cls, rows: np.ndarray) -> "Frame":
+        """The frame of rows (n,d), n ≥ 1; its middle is the median of each column."""
+        # Unlike the mean it needs no sum, and far-off rows do not draw it away from all others.
+        middle = np.partition(rows, len(rows) // 2, axis=0)[len(rows) // 2] / 2
+        return cls(middle, np.abs(rows / 2 - middle).max() or 1)
+
+    def see(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (n,d) as float32: from the middle, in reaches; those beyond FAR on their way at FAR."""
+        away = rows / 2 - self.middle
+        length = np.abs(away).max(axis=1, keepdims=True)
+        return (away / np.maximum(self.reach, length / FAR)).astype(np.float32)
+
+
 def clusters(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Centres float32 (b,d) of k-means over rows float32 (n,d); the rows where few are different."""
-    rows = np.ascontiguousarray(rows) + np.float32(0)  # no −0, whose bytes differ from those of 0
-    as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
+    """Centres (b,d) of k-means over rows (n,d), of their type; the rows where few are different.
+
+    Rows are different where float32 tells them apart from their median.
+    """
+    frame = Frame.around(rows)
+    points = frame.see(rows) + np.float32(0)  # no −0, whose bytes differ from those of 0
+    as_bytes = points.view(np.dtype((np.void, points.itemsize * points.shape[1])))[:, 0]
     _, first = np.unique(as_bytes, return_index=True)
     if len(first) <= k:
         return rows[np.sort(first)]
@@ -88,8 +121,9 @@ def clusters(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
         rows.shape[1], k, niter=25, seed=seed, min_points_per_centroid=1,
         max_points_per_centroid=POINTS_A_CENTER,
     )  # fmt: skip
-    means.train(rows)
-    return np.asarray(means.centroids)
+    means.train(points)
+    halves = np.asarray(means.centroids) * frame.reach + frame.middle
+    return np.clip(halves, rows.min(axis=0) / 2, rows.max(axis=0) / 2) * 2
 
 
 def between(centers: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 
 from index.errors import VectorError
-from index.neighbors import Neighbors, prepare, rescore
+from index.neighbors import LONGEST, Neighbors, prepare, rescore
 
 BITS = (1, 2, 4, 8)
 BLOCK = 65_536
@@ -87,9 +87,15 @@ class Codebook:
     def of(cls, centers: "list[np.ndarray] | np.ndarray") -> "Codebook":
         """From the centres (b,) or (b,d) of each group; codes that no vector has stand for the last.
 
-        Raises VectorError for more than 256 centres.
+        Raises VectorError for more than 256 centres, and for numbers that no vector may have.
         """
         bits = bits_for(max(len(c) for c in centers))
+        largest = max(float(np.abs(c).max()) for c in centers)
+        if not largest <= LONGEST:
+            raise VectorError(
+                f"centres may hold numbers up to {LONGEST:g}, and the largest is {largest:.3g}; "
+                "scale the vectors before centres are learnt"
+            )
         filled = [c[np.minimum(np.arange(1 << bits), len(c) - 1)] for c in centers]
         return cls(np.stack(filled).astype(np.float32).reshape(len(filled), 1 << bits, -1))
 
@@ -109,11 +115,15 @@ class Codebook:
         return -(-self.centers.shape[0] * self.bits // 8)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """The packed codes of the nearest centres to vectors float32 (n,D)."""
+        """The packed codes of the nearest centres to vectors float32 (n,D).
+
+        Raises VectorError for vectors of another shape, that are not finite or longer than 1e18.
+        """
+        vectors = prepare(vectors, self.dim, "l2", "vectors")
         m = len(self.centers)
         quantizer = faiss.ProductQuantizer(self.dim, m, self.bits)
         faiss.copy_array_to_vector(self.centers.ravel(), quantizer.centroids)
-        packed = quantizer.compute_codes(np.ascontiguousarray(vectors, np.float32))
+        packed = quantizer.compute_codes(vectors)
         last = self._last_codes()
         if (last == (1 << self.bits) - 1).all():
             return packed

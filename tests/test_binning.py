@@ -97,6 +97,16 @@ def test_groups_of_columns(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_groups_of_columns_of_very_large_numbers(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(200, 4)) * 1e300
+    np.save(tmp_path / "v.npy", values)
+    options = ["--method", "kmeans", "--bins", 5, "--subspaces", 2, "--out", tmp_path / "out"]
+    run(tmp_path / "v.npy", *options)
+    for column in json.loads((tmp_path / "out" / "bins.json").read_text())["columns"]:
+        assert min(column["counts"]) > 0
+        assert 1e299 < np.abs(column["centers"]).max() < 1e301
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [

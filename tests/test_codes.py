@@ -177,7 +177,11 @@ def test_what_is_refused() -> None:
         unpack_codes(np.zeros((2, 2), np.uint8), 4, 5)
     with pytest.raises(VectorError, match="codes of 3 bits"):
         Codebook(np.zeros((2, 8, 1), np.float32))
+    with pytest.raises(VectorError, match=r"up to 1e\+18, and the largest is 1e\+300"):
+        Codebook.of([np.array([0.0, -1e300])])
     index = random_index(4, 6, 1, 10, "l2")
+    with pytest.raises(VectorError, match="not finite"):
+        index.codebook.encode(np.full((1, 6), np.inf, np.float32))
     with pytest.raises(VectorError, match=r"\(n, 6\) is expected"):
         index.search(vectors(2, 5), 3)
     with pytest.raises(VectorError, match="not finite"):

@@ -336,6 +336,73 @@ def test_groups_of_columns_at_the_edges() -> None:
     assert KMeansDiscretizer(4, subspaces=1).fit(signed).n_bins_.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "power"),
+    [
+        (np.float32, -100),
+        (np.float32, 64),
+        (np.float32, 124),
+        (np.float64, -900),
+        (np.float64, 1020),
+    ],
+)
+def test_groups_of_columns_are_the_same_at_every_scale(kind: type, power: int) -> None:
+    values = data(300, 4).astype(kind)
+    scaled = np.ldexp(values, power)
+    plain, made = (KMeansDiscretizer(8, subspaces=2).fit(v) for v in (values, scaled))
+    np.testing.assert_array_equal(made.transform(scaled), plain.transform(values))
+    for own, other in zip(made.centers_, plain.centers_, strict=True):
+        assert own.dtype == kind
+        np.testing.assert_array_equal(own, np.ldexp(other, power))
+    back = made.inverse_transform(made.transform(scaled))
+    np.testing.assert_array_equal(
+        back, np.ldexp(plain.inverse_transform(plain.transform(values)), power)
+    )
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_groups_of_columns_far_from_zero(kind: type) -> None:
+    close = kind(1e6 if kind is np.float32 else 1e15) + np.arange(8).astype(kind)[:, None]
+    made = KMeansDiscretizer(8, subspaces=1).fit(close)
+    assert sorted(made.transform(close)[:, 0]) == list(range(8))
+    np.testing.assert_array_equal(made.inverse_transform(made.transform(close)), close)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rows_far_from_all_centres_have_the_nearest(kind: type) -> None:
+    made = KMeansDiscretizer(16, subspaces=1).fit(data(500, 2).astype(kind))
+    for angle in np.linspace(0, 6, 25):
+        along = np.array([np.cos(angle), np.sin(angle)])
+        reaches = made.centers_[0] @ along  # what decides where the distance dwarfs the centres
+        for distance in (1e6, 1e20, 1e39, 1e308):
+            code = made.transform((distance * along)[None])[0, 0]
+            assert reaches[code] > reaches.max() - 1e-2
+
+
+@quick
+@given(
+    values=st.sampled_from([32, 64]).flatmap(
+        lambda width: hnp.arrays(
+            f"f{width // 8}",
+            st.tuples(st.integers(1, 20), st.just(2)),
+            elements=st.floats(width=width, allow_nan=False, allow_infinity=False),
+        )
+    ),
+    k=st.integers(1, 6),
+)
+def test_groups_of_any_columns_have_centres_within_their_range(values: np.ndarray, k: int) -> None:
+    made = KMeansDiscretizer(k, subspaces=1).fit(values)
+    codes = made.transform(values)
+    assert (codes < made.n_bins_).all()
+    assert (made.centers_[0] >= values.min(0)).all()
+    assert (made.centers_[0] <= values.max(0)).all()
+    # As far as float32 can tell, no centre is nearer than that of the code.
+    half, centers = values.astype(np.longdouble) / 2, made.centers_[0].astype(np.longdouble) / 2
+    distances = np.sqrt(np.square(half[:, None] - centers).sum(2))
+    own = distances[np.arange(len(values)), codes[:, 0]]
+    assert (own <= distances.min(1) + 1e-3 * np.abs(half - half[0]).max()).all()
+
+
 def test_as_close_as_the_product_quantiser_of_faiss() -> None:
     import faiss
 

@@ -44,7 +44,8 @@ class KMeansDiscretizer(SamplingDiscretizer):
     With ``subspaces=m`` the D columns form m groups of D/m neighbouring ones, and a row has one code
     for each group: the nearest of n_bins ≤ 256 centres in it. This is product quantisation (Jégou,
     Douze and Schmid, "Product Quantization for Nearest Neighbor Search", 2011). Then ``centers_`` has
-    shape (n_bins, D/m) for each group, and there are no edges.
+    shape (n_bins, D/m) for each group, and there are no edges. Distances are those of float32 from the
+    median: rows of a group that lie closer than about 1e-7 of how far they reach may have one code.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class KMeansDiscretizer(SamplingDiscretizer):
     def _make(self) -> Any:
         if self.subspaces is None:
             return super()._make()
-        groups = np.split(self._sample.rows().astype(np.float32), self.subspaces, axis=1)
+        groups = np.split(self._sample.rows(), self.subspaces, axis=1)
         return [bins.clusters(group, self.n_bins, self.seed) for group in groups]
 
     def _cut(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,10 +99,16 @@ class KMeansDiscretizer(SamplingDiscretizer):
     def _encoder(self) -> Callable[[np.ndarray, np.ndarray], None]:
         if self.subspaces is None:
             return super()._encoder()
-        codebook = Codebook.of(self.centers_)
+        frames = [bins.Frame.around(centers) for centers in self.centers_]
+        codebook = Codebook.of(
+            [frame.see(centers) for frame, centers in zip(frames, self.centers_, strict=True)]
+        )
 
         def encode(rows: np.ndarray, codes: np.ndarray) -> None:
-            codes[:] = unpack_codes(codebook.encode(rows), codebook.bits, codes.shape[1])
+            groups = np.split(rows, len(frames), axis=1)
+            seen = [frame.see(group) for frame, group in zip(frames, groups, strict=True)]
+            packed = codebook.encode(np.concatenate(seen, axis=1))
+            codes[:] = unpack_codes(packed, codebook.bits, codes.shape[1])
 
         return encode
 
@@ -109,7 +116,7 @@ class KMeansDiscretizer(SamplingDiscretizer):
         if self.subspaces is None:
             return super()._center_table()
         width = self.n_features_in_ // self.subspaces
-        table = np.zeros((self.subspaces, int(self.n_bins_.max()), width), np.float32)
+        table = np.zeros((self.subspaces, int(self.n_bins_.max()), width), self._dtype)
         for row, centers in zip(table, self.centers_, strict=True):
             row[: len(centers)] = centers
         return table
