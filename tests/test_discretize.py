@@ -280,6 +280,21 @@ def test_what_is_not_finite_is_refused_and_changes_nothing(way: type, bad: float
 
 
 @ALL
+def test_what_the_kept_type_cannot_hold_is_refused_and_changes_nothing(way: type) -> None:
+    made = way(3).fit(column(1, 2, 3, 9).astype(np.float32))
+    edges, centers = made.bin_edges_[0].copy(), made.centers_[0].copy()
+    with pytest.raises(DataError, match=r"beyond float32.* 1e\+39 in row 20000, column 0"):
+        made.partial_fit(np.append(np.arange(20_000), [1e39])[:, None])
+    with pytest.raises(DataError, match=r"beyond float64.* 1e\+400 in row 1, column 0"):
+        made.fit(np.array([[1], [np.longdouble("1e400")]]))
+    np.testing.assert_array_equal(made.bin_edges_[0], edges)
+    np.testing.assert_array_equal(made.centers_[0], centers)
+    assert made.n_samples_seen_ == 4
+    assert made.partial_fit([[3e38]]).bin_edges_[0][-1] == np.float32(3e38)
+    assert made.transform([[-1e39], [1e39]])[:, 0].tolist() == [0, made.n_bins_[0] - 1]
+
+
+@ALL
 def test_wrong_shapes_and_options(way: type) -> None:
     made = way(3).fit(data())
     with pytest.raises(DataError, match=r"reshape\(-1, 1\)"):

@@ -4,6 +4,7 @@ The estimators follow scikit-learn and work in its pipelines. They learn from pa
 (``partial_fit``) within bounded memory; bins are made when they are first asked for. What they do with
 
 NaN, infinity    refused with DataError (a ValueError), in learning and afterwards; nothing changes
+large numbers    refused in learning where bins cannot hold them: after float32 those beyond it
 constant column  one bin, whose centre is the constant
 few values       no more different values than bins: one bin for each (equal width keeps its bins)
 repeated values  never parted; cuts by equal frequency that fall together merge into one

@@ -24,6 +24,7 @@ class Discretizer(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from X (n,D) alone, forgetting what was learned before."""
         rows = self._checked(X, fitting=True)
+        _check_finite(rows, _kept_type(rows))
         self._begin(rows)
         return self._learn(rows)
 
@@ -31,11 +32,14 @@ class Discretizer(TransformerMixin, BaseEstimator):
         """Learn from X (n,D) as well. Bins are made when they are next asked for."""
         if not self.__sklearn_is_fitted__():
             return self.fit(X)
-        return self._learn(self._checked(X))
+        rows = self._checked(X)
+        _check_finite(rows, self._dtype)
+        return self._learn(rows)
 
     def transform(self, X: Any) -> np.ndarray:
         """Codes of X (n,D): (n,D) of the smallest unsigned type that holds n_bins codes."""
         rows = self._checked(X)
+        _check_finite(rows, rows.dtype)
         codes = np.empty(
             (len(rows), self._code_columns()), np.min_scalar_type(int(self.n_bins_.max()) - 1)
         )
@@ -88,7 +92,7 @@ class Discretizer(TransformerMixin, BaseEstimator):
     def _begin(self, rows: np.ndarray) -> None:
         self.n_features_in_ = rows.shape[1]
         self.n_samples_seen_ = 0
-        self._dtype = np.dtype(np.float32 if rows.dtype in (np.float32, np.float16) else np.float64)
+        self._dtype = _kept_type(rows)
         self.data_min_ = np.full(rows.shape[1], np.inf, self._dtype)
         self.data_max_ = np.full(rows.shape[1], -np.inf, self._dtype)
 
@@ -140,7 +144,10 @@ class Discretizer(TransformerMixin, BaseEstimator):
         return table
 
     def _checked(self, X: Any, fitting: bool = False) -> np.ndarray:
-        """X as floats (n,D), itself where it holds floats. Raises DataError, NotFittedError."""
+        """X as floats (n,D), itself where it holds floats. Raises DataError, NotFittedError.
+
+        Whether they are finite is yet to be checked.
+        """
         if fitting:
             self._check_options()
         else:
@@ -158,11 +165,7 @@ class Discretizer(TransformerMixin, BaseEstimator):
                 f"values have {rows.shape[1]} columns; this {type(self).__name__} has learned from "
                 f"{self.n_features_in_}"
             )
-        if rows.dtype.kind != "f":
-            return rows.astype(np.float64)
-        for block in _blocks(len(rows)):
-            _check_finite(rows[block], block.start)
-        return rows
+        return rows if rows.dtype.kind == "f" else rows.astype(np.float64)
 
     def _check_options(self) -> None:
         check_whole("n_bins", self.n_bins, MOST_BINS)
@@ -224,14 +227,24 @@ def ragged(parts: list[np.ndarray]) -> np.ndarray:
     return array
 
 
-def _check_finite(rows: np.ndarray, start: int) -> None:
-    wrong = ~np.isfinite(rows)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise DataError(
-            f"values that are not finite: the first is {rows[row, column]} in row {start + row}, "
-            f"column {column}; leave out or fill in such rows first"
-        )
+def _kept_type(rows: np.ndarray) -> np.dtype:
+    """The type that edges and centres of these rows have."""
+    return np.dtype(np.float32 if rows.dtype in (np.float32, np.float16) else np.float64)
+
+
+def _check_finite(rows: np.ndarray, kind: np.dtype) -> None:
+    """Raise DataError where floats (n,D) are not finite as those of this type."""
+    for block in _blocks(len(rows)):
+        with np.errstate(over="ignore"):
+            wrong = ~np.isfinite(rows[block].astype(kind, copy=False))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0] + (block.start, 0)
+            value = rows[row, column]
+            why = f"beyond {kind}, of which bins are made" if np.isfinite(value) else "not finite"
+            raise DataError(
+                f"values that are {why}: the first is {value!s} in row {row}, column {column}; "
+                "leave out or fill in such rows first"
+            )
 
 
 def check_whole(name: str, value: Any, most: int | None = None, least: int = 1) -> None:
