@@ -41,7 +41,8 @@ def read_table(file: Path, columns: Sequence[str] = ()) -> Table:
 
     Without ``columns`` those are taken of which every cell is a number. The first line of a CSV file
     names the columns, unless it holds numbers alone; columns without names are 0, 1, ….
-    Raises DataError for a file that cannot be read so, or cells that are no numbers in ``columns``.
+    Raises DataError for a file that cannot be read so, one whose first line has both numbers and empty
+    cells, or cells that are no numbers in ``columns``.
     """
     if file.suffix.lower() == ".npy":
         names, values = _read_npy(file)
@@ -154,11 +155,17 @@ def _csv_lines(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise DataError(f"{file} is not a CSV file in UTF-8: {error}") from error
     if not lines:
         raise DataError(f"{file} is empty")
-    first = lines[0][1]
-    if any(math.isnan(_number(cell)) for cell in first):
-        names, lines = [cell.strip() for cell in first], lines[1:]
-    else:
+    number, first = lines[0]
+    numbers = [not math.isnan(_number(cell)) for cell in first]
+    if all(numbers):
         names = [str(column) for column in range(len(first))]
+    else:
+        names, lines = [cell.strip() for cell in first], lines[1:]
+        if any(numbers) and any(name.lower() in ("", "nan") for name in names):
+            raise DataError(
+                f"{file}, line {number} has numbers and empty cells: neither names of columns nor "
+                "numbers alone; fill in the cells, or leave out the line"
+            )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{file} has more than one column {twice!r}; give them different names")

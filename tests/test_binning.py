@@ -115,6 +115,8 @@ def test_groups_of_columns_of_very_large_numbers(tmp_path: Path) -> None:
         ("t.csv", "a,b\n1,2\n3\n", "line 3 has 1 cells; expected 2"),
         ("t.csv", "a,a\n1,2\n", "more than one column 'a'"),
         ("t.csv", "a,b\nx,\n", "a: line 2 has 'x', which is no number; b: line 2 has ''"),
+        ("t.csv", "1,,3\n4,5,6\n7,8,9\n", "line 1 has numbers and empty cells"),
+        ("t.csv", "\n1,NaN,a\n4,5,6\n", "line 2 has numbers and empty cells"),
         ("t.csv", b"a\n\xff\n", "not a CSV file in UTF-8"),
         ("t.csv", "a\n1\ninf\n", "a: line 3 has 'inf', which is not finite"),
         ("t.npy", "nothing", "not a .npy array"),
@@ -160,6 +162,8 @@ def test_names_and_marks(tmp_path: Path) -> None:
     assert table.values.tolist() == [[1, 2], [3, 4]]
     bare = read_table(written(tmp_path, "t.csv", "1,2\n3,4\n"))
     assert (bare.names, bare.values.tolist()) == (["0", "1"], [[1, 2], [3, 4]])
+    years = read_table(written(tmp_path, "t.csv", "country,2020,2021\na,1,2\n"))
+    assert years.names == ["2020", "2021"]
     with pytest.raises(DataError, match="no column '7'"):
         read_table(written(tmp_path, "t.csv", "1,2\n"), ["7"])
     np.save(tmp_path / "v.npy", np.arange(4))
