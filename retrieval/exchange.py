@@ -120,7 +120,7 @@ def open_source(folder: Path) -> Source:
     facts = _marker(folder)
     if not facts.get("complete", True):
         raise DataError(f"{folder} is an export that was interrupted; export it again")
-    shapes = [_open_vectors(vectors).shape for vectors, _ in parts]
+    shapes = [open_vectors(vectors).shape for vectors, _ in parts]
     for (vectors, table), shape in zip(parts, shapes, strict=True):
         if count_rows(table) != shape[0]:
             raise DataError(f"{vectors} has {shape[0]} rows, {table} has {count_rows(table)}")
@@ -209,7 +209,7 @@ def import_vectors(
     root = Path(os.path.abspath(images or source.folder))
     with gallery.writer(wait) as writer:
         for vectors_file, table in source.parts:
-            vectors, done = _open_vectors(vectors_file), 0
+            vectors, done = open_vectors(vectors_file), 0
             for items in read_table(table):
                 block = np.asarray(vectors[done : done + len(items)], np.float32)
                 block = prepare(
@@ -298,7 +298,7 @@ def _marker(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _open_vectors(file: Path) -> np.ndarray:
+def open_vectors(file: Path) -> np.ndarray:
     """The array in a file, mapped. Raises DataError where it is none of numbers (n,D)."""
     try:
         vectors = np.load(file, mmap_mode="r", allow_pickle=False)

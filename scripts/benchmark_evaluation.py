@@ -6,12 +6,14 @@ Example: python scripts/benchmark_evaluation.py --queries 10000 --gallery 50000
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 
 import click
 import numpy as np
 
+from retrieval.cli.commands import Command
 from retrieval.evaluation import evaluate_retrieval
 
 
@@ -42,31 +44,40 @@ def plain_argsort(data: tuple[np.ndarray, ...]) -> float:
 
 
 def measure(
-    function: Callable[[tuple[np.ndarray, ...]], float], sizes: tuple[int, ...], out: Connection
-) -> None:
+    function: Callable[[tuple[np.ndarray, ...]], float], sizes: tuple[int, ...]
+) -> tuple[float, float, float]:
+    """What ``function`` gives, its seconds, and the peak GiB of this process."""
     data = made_up(*sizes)
     started = time.perf_counter()
     value = function(data)
     seconds = time.perf_counter() - started
-    out.send((value, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    return value, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-@click.command(help=__doc__)
-@click.option("--queries", default=10_000, show_default=True)
-@click.option("--gallery", default=50_000, show_default=True)
-@click.option("--dim", default=128, show_default=True)
+def measure_apart(
+    function: Callable[[tuple[np.ndarray, ...]], float], sizes: tuple[int, ...]
+) -> tuple[float, float, float]:
+    """The same of a process, whose peak is its own. Raises ClickException where it is ended."""
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(measure, function, sizes).result()
+    except BrokenProcessPool as error:
+        raise click.ClickException(
+            "the process that measures was ended, maybe for want of memory; try smaller sizes"
+        ) from error
+
+
+@click.command(cls=Command, help=__doc__)
+@click.option("--queries", default=10_000, show_default=True, type=click.IntRange(1))
+@click.option("--gallery", default=50_000, show_default=True, type=click.IntRange(1))
+@click.option("--dim", default=128, show_default=True, type=click.IntRange(1))
 def main(queries: int, gallery: int, dim: int) -> None:
     click.echo(f"{'method':<42} {'seconds':>8} {'peak GiB':>9} {'mAP':>8}")
-    context = get_context("spawn")  # a process each, so that peaks of memory are their own
     for name, function in (
         ("evaluate_retrieval (all figures)", ours),
         ("numpy argsort by blocks (mAP alone)", plain_argsort),
     ):
-        receive, send = context.Pipe(duplex=False)
-        process = context.Process(target=measure, args=(function, (queries, gallery, dim), send))
-        process.start()
-        value, seconds, peak = receive.recv()
-        process.join()
+        value, seconds, peak = measure_apart(function, (queries, gallery, dim))
         click.echo(f"{name:<42} {seconds:>8.1f} {peak:>9.2f} {value:>8.4f}")
 
 

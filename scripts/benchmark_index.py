@@ -35,9 +35,12 @@ from index.items import NewItem
 from index.neighbors import prepare
 from index.new_gallery import create_gallery
 from index.planner import Limits
+from retrieval.cli.commands import Command
+from retrieval.exchange import open_vectors
 
 K = 10
 QUERIES = 1000
+ADDED = 1000
 LEVELS = (0.95, 0.99)
 BLOCK = 8192
 Ask = Callable[[np.ndarray, int], np.ndarray]
@@ -246,32 +249,38 @@ def timed(name: str, action: Callable[[], Any]) -> Any:
     return result
 
 
-@click.command(help=__doc__)
-@click.option("--rows", default=1_000_000, show_default=True, help="Made-up vectors.")
-@click.option("--dim", default=128, show_default=True)
+@click.command(cls=Command, help=__doc__)
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1),
+              help="Made-up vectors.")  # fmt: skip
+@click.option("--dim", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--vectors", type=click.Path(exists=True, path_type=Path), help=".npy or a gallery.")
 @click.option("--metric", default="l2", type=click.Choice(["l2", "cosine"]), show_default=True)
 @click.option("--work", default="bench", show_default=True, type=click.Path(path_type=Path),
               help="Folder to work in.")  # fmt: skip
-@click.option("--threads", default=os.cpu_count(), show_default=True)
+@click.option("--threads", default=os.cpu_count(), show_default=True, type=click.IntRange(1))
 @click.option("--peers/--no-peers", default=True, show_default=True)
 def main(
     rows: int, dim: int, vectors: Path | None, metric: str, work: Path, threads: int, peers: bool
 ) -> None:
     faiss.omp_set_num_threads(threads)
     if vectors is None:
-        data = made_up(rows + QUERIES + 1000, dim)
+        data = made_up(rows + QUERIES + ADDED, dim)
     elif vectors.is_dir():
         with_vectors = Gallery.open(vectors)
         data = with_vectors.vectors(with_vectors.snapshot.living_ids())
     else:
-        data = np.load(vectors, allow_pickle=False).astype(np.float32)
+        data = open_vectors(vectors)
+    if len(data) < K + QUERIES + ADDED:
+        raise click.ClickException(
+            f"there are {len(data)} vectors; needed are {QUERIES} that ask, {ADDED} that are added and "
+            f"{K} to be found"
+        )
     data = prepare(data, data.shape[1], metric, "vectors")
     if vectors is not None:
         data = data[np.random.default_rng(0).permutation(len(data))]
     base, newer, queries = (
-        data[: -QUERIES - 1000],
-        data[-QUERIES - 1000 : -QUERIES],
+        data[: -QUERIES - ADDED],
+        data[-QUERIES - ADDED : -QUERIES],
         data[-QUERIES:],
     )
     kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2

@@ -11,17 +11,23 @@ from pathlib import Path
 
 import click
 
+from retrieval.cli.commands import Command
+
 
 def seconds_of(command: list[str]) -> float:
+    """What a command takes. Raises ClickException, with what it says of it, where it fails."""
     started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"{command[0]} ended with {done.returncode}"]
+        raise click.ClickException(said[-1].removeprefix("Error: "))
     return time.perf_counter() - started
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.argument("photo", type=click.Path(path_type=Path, exists=True))
 @click.option("--gallery", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--runs", default=5, show_default=True)
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1))
 def main(photo: Path, gallery: Path, runs: int) -> None:
     commands = {
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],

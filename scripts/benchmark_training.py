@@ -22,16 +22,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from retrieval.cli.commands import Command
 from retrieval.datasets import load_dataset
 from retrieval.device import describe
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.labeled_images import LabeledImages
+from retrieval.metric_losses import require_library
 from retrieval.presets import PRESETS
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.train_embed import embedding_task
 from retrieval.training import fit
 
 GOALS = (0.70, 0.80)
+PEER_BATCH = 120
+"""Pictures that the peer learns from at a time; from fewer it would learn nothing, for ever."""
 Point = tuple[float, float]
 """Seconds of training, and recall@1 then."""
 CPU = torch.device("cpu")
@@ -90,8 +94,9 @@ def peer(data: LabeledImages, config: TrainEmbedConfig, limit: float, every: flo
     optimizer = torch.optim.Adam(trunk.parameters(), lr=1e-3, weight_decay=1e-4)
     sampler = samplers.MPerClassSampler(fitting.labels, m=12, length_before_new_iter=len(fitting))
     loader: Any = DataLoader(
-        Pictures(fitting, training), batch_size=120, sampler=sampler, num_workers=1, drop_last=True
-    )
+        Pictures(fitting, training), batch_size=PEER_BATCH, sampler=sampler, num_workers=1,
+        drop_last=True,
+    )  # fmt: skip
     miner, loss = miners.MultiSimilarityMiner(epsilon=0.1), losses.TripletMarginLoss(margin=0.2)
     points: list[Point] = []
     spent, measured = 0.0, 0.0
@@ -149,16 +154,22 @@ def first_time(points: list[Point], goal: float) -> float | None:
     return next((seconds for seconds, recall in points if recall >= goal), None)
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--dataset", required=True, help="A folder, or a data set's name.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="default", show_default=True)
 @click.option("--limit", default=60.0, show_default=True, help="Minutes after which the peer ends.")
 @click.option("--every", default=30.0, show_default=True, help="Seconds between its measurements.")
 def main(dataset: str, data_dir: Path | None, preset: str, limit: float, every: float) -> None:
+    require_library()
     data = load_dataset(dataset, data_dir=data_dir)
     values = {**PRESETS[preset], "image_size": data.images.shape[1]}
     config = TrainEmbedConfig().with_values(values)
+    fitting = len(data.holdout(config.validation, config.fit.seed)[0])
+    if fitting < PEER_BATCH:
+        raise click.ClickException(
+            f"{dataset} has {fitting} pictures to learn from; the peer needs {PEER_BATCH}"
+        )
     load = os.getloadavg()[0]
     click.echo(f"{describe(CPU)}; load average at the start {load:.1f}; {len(data):,} pictures")
     points, share = ours(data, config)

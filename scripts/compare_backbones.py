@@ -19,6 +19,7 @@ import numpy as np
 
 from retrieval.classification import evaluate_classification
 from retrieval.classifier import classify_images
+from retrieval.cli.commands import Command
 from retrieval.datasets import load_dataset
 from retrieval.device import choose_device
 from retrieval.labeled_images import LabeledImages
@@ -128,7 +129,7 @@ def draw(results: list[Result], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--dataset", required=True, help="A folder with train/ and test/ folders of classes.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
 @click.option("--only", multiple=True, type=click.Choice([e.name for e in ENTRIES]))

@@ -24,6 +24,7 @@ from index.codes import Codebook, CodeIndex, bits_for, pack_codes
 from index.neighbors import prepare, rescore
 from retrieval import models
 from retrieval.binning import METHODS
+from retrieval.cli.commands import Command
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.progress import Progress
 
@@ -37,6 +38,8 @@ INDEX_KEYS = (
     "kmeans:8x16",
 )
 CANDIDATES = 128
+CENTERS = 256
+"""Of the quantisers of FAISS, which learn from no fewer vectors."""
 OPQ_ROUNDS, OPQ_ROWS = 10, 16_384
 """Learning the rotation of OPQ takes minutes as FAISS sets it (50 rounds, 65,536 rows)."""
 
@@ -261,7 +264,7 @@ def plot(rows: list[Row], out: Path) -> None:
     figure.savefig(out, dpi=100)
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--model", default=models.DEFAULT, show_default=True, type=click.Path(path_type=Path))
 @click.option("--dataset", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
@@ -277,6 +280,10 @@ def main(
     data = embeddings(folder, model, dataset, data_dir)
     dim = data["gallery"].shape[1]
     vectors = prepare(data["gallery"], dim, "l2", "vectors")
+    if len(vectors) < CENTERS:
+        raise click.ClickException(
+            f"there are {len(vectors)} vectors to learn codes from; {CENTERS} centres need as many"
+        )
     rows = np.random.default_rng(0).permutation(len(data["queries"]))[:queries]
     asked = prepare(data["queries"][rows], dim, "l2", "queries")
     asked_labels = data["queries_labels"][rows]

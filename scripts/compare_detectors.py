@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from retrieval.box_augment_config import BoxAugmentConfig
+from retrieval.cli.commands import Command
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_datasets import has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures
@@ -125,7 +126,7 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--dataset", required=True, help="As for train-detect.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
 @click.option(
@@ -149,10 +150,7 @@ def main(
     device: str,
     **options: str | float | None,
 ) -> None:
-    try:
-        train, test = train_and_test(dataset, hold_out)
-    except DataError as error:
-        raise click.ClickException(str(error)) from error
+    train, test = train_and_test(dataset, hold_out)
     given = {name: value for name, value in options.items() if value is not None}
     chosen = choose_device(device)
     results = []

@@ -19,6 +19,7 @@ from seeds import Interval, interval
 
 from index.neighbors import pair_distances, prepare
 from retrieval.checkpoint import Run
+from retrieval.cli.commands import Command
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
@@ -86,11 +87,23 @@ def plot(results: dict[str, list[Interval]], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-@click.command(help=__doc__)
+def dimensions(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
+    """Those that ``text`` lists. Raises BadParameter for what embeddings cannot have."""
+    try:
+        listed = [int(part) for part in text.split(",")]
+        for dimension in listed:
+            TrainEmbedConfig().with_values({"embedding_dim": dimension})
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list such as 2,8,64: {error}") from error
+    return listed
+
+
+@click.command(cls=Command, help=__doc__)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(3))
-@click.option("--dims", default="2,8,64", show_default=True, help="Dimensions to train with.")
+@click.option("--dims", default="2,8,64", show_default=True, callback=dimensions,
+              help="Dimensions to train with.")  # fmt: skip
 @click.option("--out", default="distances.png", show_default=True, type=click.Path(path_type=Path))
-def main(seeds: int, dims: str, out: Path) -> None:
+def main(seeds: int, dims: list[int], out: Path) -> None:
     click.echo("Contrast of made-up vectors (mean of seeds, 95 % interval)")
     click.echo(f"{'dimensions':>10}" + "".join(f"{d:>30}" for d in DISTANCES))
     results: dict[str, list[Interval]] = {d: [] for d in DISTANCES}
@@ -102,7 +115,7 @@ def main(seeds: int, dims: str, out: Path) -> None:
     plot(results, out)
     click.echo("\nDigits, learnt and searched by each distance (mean of seeds, 95 % interval)")
     click.echo(f"{'distance':>10}{'dimensions':>12}{'recall@1':>30}{'mAP':>30}{'contrast':>30}")
-    for dimension in map(int, dims.split(",")):
+    for dimension in dims:
         for distance in DISTANCES:
             runs = [trained(distance, dimension, seed) for seed in range(seeds)]
             columns = "".join(f"{interval(list(v))!s:>30}" for v in zip(*runs, strict=True))

@@ -26,6 +26,7 @@ from seeds import interval
 from index.exact_search import exact_search
 from index.parts import Box
 from retrieval.checkpoint import Run
+from retrieval.cli.commands import Command
 from retrieval.datasets import load_dataset
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.detection.boxes import overlaps
@@ -171,17 +172,21 @@ def measure(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
     return {**found, "objects a scene": (summary.objects or 0) / len(stored)}
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--dataset", default="digits", show_default=True, help="Whose pictures are pasted.")
 @click.option("--size", default=128, show_default=True, help="Side of a scene in pixels.")
 @click.option(
     "--cover", nargs=2, type=float, default=(0.02, 0.05), show_default=True,
     help="Share of a scene that its object covers, from and to.",
 )  # fmt: skip
-@click.option("--scenes", default=300, show_default=True, help="Scenes in the gallery.")
-@click.option("--queries", default=200, show_default=True, help="Scenes that ask.")
-@click.option("--training", default=1000, show_default=True, help="Scenes to learn from.")
-@click.option("--epochs", default=20, show_default=True, help="Of the detector.")
+@click.option("--scenes", default=300, show_default=True, type=click.IntRange(1),
+              help="Scenes in the gallery.")  # fmt: skip
+@click.option("--queries", default=200, show_default=True, type=click.IntRange(1),
+              help="Scenes that ask.")  # fmt: skip
+@click.option("--training", default=1000, show_default=True, type=click.IntRange(1),
+              help="Scenes to learn from.")  # fmt: skip
+@click.option("--epochs", default=20, show_default=True, type=click.IntRange(1),
+              help="Of the detector.")  # fmt: skip
 @click.option("--detector", type=click.Path(path_type=Path), help="Instead of training one.")
 @click.option("--model", type=click.Path(path_type=Path), help="Instead of training one.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(2))

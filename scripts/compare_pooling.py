@@ -16,6 +16,7 @@ import torch
 from seeds import Interval, interval
 
 from retrieval.checkpoint import Run
+from retrieval.cli.commands import Command
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
@@ -80,9 +81,10 @@ def plot(results: dict[str, list[Interval]], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(3))
-@click.option("--train-shift", default=0, show_default=True, help="Pixels moved in training.")
+@click.option("--train-shift", default=0, show_default=True, type=click.IntRange(0),
+              help="Pixels moved in training.")  # fmt: skip
 @click.option("--out", default="pooling.png", show_default=True, type=click.Path(path_type=Path))
 def main(seeds: int, train_shift: int, out: Path) -> None:
     click.echo(f"recall@1 of moved digits (mean of {seeds} seeds, 95 % interval)")

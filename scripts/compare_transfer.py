@@ -19,6 +19,7 @@ from seeds import interval
 
 from retrieval.checkpoint import Run
 from retrieval.classifier import classify_images
+from retrieval.cli.commands import Command
 from retrieval.datasets import load_dataset
 from retrieval.embedder import embed_images
 from retrieval.evaluation import evaluate_retrieval
@@ -123,7 +124,7 @@ def table(results: list[dict[tuple[str, str], float]]) -> str:
     return "\n".join(lines)
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option(
     "--dataset", required=True, help="A folder with train/ and test/, or a data set's name."
 )

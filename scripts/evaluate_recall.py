@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 
 from index.atomic import write_atomically
+from retrieval.cli.commands import Command
 from retrieval.device import choose_device
 from retrieval.protocols import evaluate_model
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="A run folder.")
 @click.option("--dataset", required=True, help="cifar10, digits, a folder, a CSV file, …")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")

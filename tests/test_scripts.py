@@ -1,12 +1,19 @@
 """The arithmetic of the scripts, and that each one says how it is used."""
 
 import math
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from benchmark_evaluation import measure_apart
+from benchmark_query import seconds_of
 from benchmark_training import first_time
+from click import ClickException
 from click.testing import CliRunner
+from commands import draw_colours
 from compare_codes import faiss_codes, kinds, measured, neighbor_overlap, ranked_precision
 from compare_distances import contrast
 from compare_pooling import CANVAS, DIGIT, on_canvas
@@ -25,6 +32,67 @@ def test_each_script_has_help_with_an_example(script: str) -> None:
     result = CliRunner().invoke(module.main, ["--help"])
     assert result.exit_code == 0
     assert f"python scripts/{script}.py" in result.output
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "reason"),
+    [
+        ("benchmark_evaluation", "--queries 0", "0 is not in the range"),
+        ("benchmark_evaluation", "--queries 1 --gallery 1", "no answer can be right"),
+        ("benchmark_index", "--vectors numbers.npy", "there are 5 vectors; needed are 1000"),
+        ("benchmark_index", "--vectors text.npy", "text.npy is not a readable array"),
+        ("benchmark_index", "--vectors .", "is not a gallery"),
+        ("benchmark_query", "text.npy --gallery . --runs 0", "0 is not in the range"),
+        ("benchmark_training", "--dataset nope", "no data set 'nope'"),
+        ("benchmark_training", "--dataset colours --data-dir .", "the peer needs 120"),
+        ("compare_backbones", "--dataset nope --out runs", "no data set 'nope'"),
+        ("compare_codes", "--dataset nope", "no data set 'nope'"),
+        ("compare_codes", "--model nope", "no model at nope"),
+        ("compare_codes", "--embeddings few", "there are 5 vectors to learn codes from"),
+        ("compare_detectors", "--dataset nope --out runs", "no data set 'nope'"),
+        ("compare_distances", "--dims a", "'a' is no list such as 2,8,64"),
+        ("compare_distances", "--dims 8,5000", "it must be at most 4096"),
+        ("compare_object_search", "--dataset nope", "no data set 'nope'"),
+        ("compare_object_search", "--scenes 0", "0 is not in the range"),
+        ("compare_pooling", "--train-shift -1", "-1 is not in the range"),
+        ("compare_transfer", "--dataset nope", "no data set 'nope'"),
+        ("evaluate_recall", "--dataset nope --model nope", "no model at nope"),
+    ],
+)
+def test_wrong_input_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, options: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.npy").write_text("no numbers")
+    np.save("numbers.npy", np.ones((5, 3), np.float32))
+    draw_colours(Path("colours"), train=4)
+    Path("few").mkdir()
+    for name in ("gallery", "gallery_labels", "queries", "queries_labels"):
+        np.save(f"few/{name}.npy", np.ones(5 if "labels" in name else (5, 3), np.float32))
+    result = CliRunner().invoke(__import__(script).main, options.split())
+    assert result.exit_code in (1, 2), result.output
+    last = result.output.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert reason in last
+
+
+class Ends:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (3,)
+
+
+def test_a_process_that_ends_is_not_waited_for() -> None:
+    with pytest.raises(ClickException, match="the process that measures was ended"):
+        measure_apart(Ends(), (1, 1, 1))  # type: ignore[arg-type]
+
+
+def test_what_a_failing_command_says_is_told() -> None:
+    with pytest.raises(ClickException, match=r"^no gallery$"):
+        seconds_of([sys.executable, "-c", "raise SystemExit('Loading\\nError: no gallery')"])
+    with pytest.raises(ClickException, match="ended with 3"):
+        seconds_of([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_an_interval_by_students_t() -> None:

@@ -5,11 +5,9 @@ Heavy imports (torch, faiss, matplotlib) happen inside the commands, so that ``-
 
 import logging
 import sys
-from typing import Any
 
 import click
 
-from index.errors import GalleryError
 from retrieval import __version__
 from retrieval.cli import (
     calibrate,
@@ -29,24 +27,7 @@ from retrieval.cli import (
     tune,
     upkeep,
 )
-from retrieval.errors import RetrievalError
-
-
-class CommandGroup(click.Group):
-    """Shows expected errors as one line, and leaves with status 1 (Ctrl-C: 130)."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (RetrievalError, GalleryError) as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise click.ClickException(f"{type(error).__name__}: {error}") from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(130)
+from retrieval.cli.commands import CommandGroup
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
