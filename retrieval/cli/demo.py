@@ -33,3 +33,4 @@ def demo(out: Path) -> None:
     click.echo(f"page           {result.page}")
     program = "retrieval" if shutil.which("retrieval") else os.path.relpath(sys.argv[0])
     click.echo(f"\nAsk it yourself: {program} query {result.queries[0]} --gallery {result.gallery}")
+    click.echo(f"In the browser:  {program} serve --gallery {result.gallery} --browser")

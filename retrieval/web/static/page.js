@@ -103,12 +103,11 @@ function setBox(corners) {
   Object.assign(at("box").style, {
     left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px`,
   });
-  const scale = at("picture").naturalWidth / at("picture").clientWidth;
-  const [x, y] = [Math.floor(left * scale), Math.floor(top * scale)];
+  const { naturalWidth, naturalHeight, clientWidth, clientHeight } = at("picture");
+  const [across, down] = [naturalWidth / clientWidth, naturalHeight / clientHeight];
+  const [x, y] = [Math.floor(left * across), Math.floor(top * down)];
   box = [
-    x, y,
-    Math.min(Math.ceil(right * scale), at("picture").naturalWidth) - x,
-    Math.min(Math.ceil(bottom * scale), at("picture").naturalHeight) - y,
+    x, y, Math.min(Math.ceil(right * across), naturalWidth) - x, Math.min(Math.ceil(bottom * down), naturalHeight) - y,
   ];
 }
 
