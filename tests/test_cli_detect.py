@@ -101,6 +101,32 @@ def test_photos_are_never_drawn_over(place: Path, tmp_path: Path) -> None:
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
 
 
+def test_nothing_beside_the_photos_is_drawn_over(place: Path, tmp_path: Path) -> None:
+    photo, other = tmp_path / "x.jpg", tmp_path / "x.png"
+    for file in (photo, other):
+        shutil.copy(place / "photos" / "a" / "0.png", file)
+    before = other.read_bytes()
+    for _ in range(2):
+        run("detect", photo, "--model", place / "run", "--out", tmp_path)
+        run("detect", photo, "--model", place / "run", "--out", tmp_path / "drawn")
+    assert other.read_bytes() == before
+    assert {p.name for p in tmp_path.glob("*.*")} == {"x.jpg", "x.png", "x-2.png", "x-3.png"}
+    assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["x.png"]  # its own is drawn anew
+
+
+def test_what_is_found_is_not_written_over_pictures(place: Path, tmp_path: Path) -> None:
+    photos = [tmp_path / name for name in ("k1.JPG", "k2.jpg", "photo")]
+    for file in photos:
+        shutil.copy(place / "photos" / "a" / "0.png", file)
+    before = photos[0].read_bytes()
+    command = ["detect", "--model", place / "run", "--no-draw", "--coco"]
+    for coco, *asked in (photos[:2], [photos[2], *photos]):  # as a shell hands on --coco *.jpg
+        refused = run(*command, coco, *asked, code=1)
+        assert f"--coco {coco} is a picture, which would be overwritten" in refused.stderr
+        assert refused.stdout == ""
+    assert all(file.read_bytes() == before for file in photos)
+
+
 def test_detect_tells_programs_and_other_tools(place: Path) -> None:
     photo, coco = place / "photos" / "a" / "0.png", place / "found.json"
     result = run("detect", photo, "--model", place / "run", "--score", 0, "--no-draw", "--json",

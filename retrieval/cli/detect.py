@@ -17,7 +17,7 @@ from retrieval.cli.runs import (
     print_trial,
     resume_option,
 )
-from retrieval.errors import DataError
+from retrieval.errors import ConfigError, DataError
 from retrieval.presets import DETECT_SETTINGS
 from retrieval.run_config import TrainDetectConfig
 from retrieval.specs import DetectorSpec
@@ -252,6 +252,8 @@ def detect(
     files = find_images(photos)
     if not files:
         raise DataError(f"there are no pictures in {', '.join(map(str, photos))}")
+    if coco is not None:
+        _check_no_picture(coco, files)
     drawn = dict(zip(files, _places(files, out), strict=True))
     export = CocoDetections(finder.classes)
     answers: list[dict[str, Any]] = []
@@ -280,16 +282,29 @@ def detect(
         raise SystemExit(1)
 
 
+def _check_no_picture(coco: Path, files: list[Path]) -> None:
+    """Raises ConfigError where the file of --coco is a picture, as a shell makes it of --coco *.jpg."""
+    from retrieval.images import EXTENSIONS
+
+    picture = coco.exists() and coco.suffix.lower() in EXTENSIONS
+    if picture or coco.resolve() in {file.resolve() for file in files}:
+        raise ConfigError(
+            f"--coco {coco} is a picture, which would be overwritten; name a file for what is found, "
+            "such as --coco found.json"
+        )
+
+
 def _places(files: list[Path], folder: Path) -> list[Path]:
     """Where each file's picture goes: a PNG of its name, with a number where the name is taken.
 
-    Taken, too, is what is one of the photos themselves.
+    Taken, too, is what is one of the photos themselves and, in a folder of photos, whatever is there.
     """
     taken = {str(file.resolve()).lower() for file in files}
+    among_photos = folder.resolve() in {file.parent.resolve() for file in files}
     places = []
     for file in files:
         place, number = folder / f"{file.stem}.png", 1
-        while str(place.resolve()).lower() in taken:
+        while str(place.resolve()).lower() in taken or (among_photos and place.exists()):
             number += 1
             place = folder / f"{file.stem}-{number}.png"
         taken.add(str(place.resolve()).lower())
