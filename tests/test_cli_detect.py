@@ -114,6 +114,21 @@ def test_nothing_beside_the_photos_is_drawn_over(place: Path, tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["x.png"]  # its own is drawn anew
 
 
+def test_drawings_of_photos_with_long_names_have_shorter_ones(place: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    b, c, e = "b" * 255, "c" * 249, "é" * 124  # é has two bytes, which stay together
+    names = [b, f"{c}cc.jpg", f"{c}cc.png", f"{e}é.jpg", f"{e}é.png", "z.jpg"]
+    for name in names:
+        shutil.copy(place / "photos" / "a" / "0.png", photos / name)
+    asked = [photos / name for name in names]
+    result = run("detect", *asked, "--model", place / "run", "--out", out, "--json")
+    drawn = [Path(answer["drawn"]).name for answer in json.loads(result.stdout)]
+    wanted = [f"{b[:251]}.png", f"{c}cc.png", f"{c}-2.png", f"{e}é.png", f"{e}-2.png", "z.png"]
+    assert drawn == wanted
+    assert sorted(p.name for p in out.iterdir()) == sorted(drawn)
+
+
 def test_what_is_found_is_not_written_over_pictures(place: Path, tmp_path: Path) -> None:
     photos = [tmp_path / name for name in ("k1.JPG", "k2.jpg", "photo")]
     for file in photos:

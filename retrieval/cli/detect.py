@@ -1,6 +1,7 @@
 """Commands that train a detector and ask it."""
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 TUNING_LR = 5e-4
 """The learning rate of weights that have learnt already: steps of AdamW that are too long undo them."""
+LONGEST_NAME = 255
+"""Bytes that the name of a file may have."""
 
 
 @click.command("train-detect")
@@ -303,13 +306,20 @@ def _places(files: list[Path], folder: Path) -> list[Path]:
     among_photos = folder.resolve() in {file.parent.resolve() for file in files}
     places = []
     for file in files:
-        place, number = folder / f"{file.stem}.png", 1
+        place, number = folder / _name(file.stem, ".png"), 1
         while str(place.resolve()).lower() in taken or (among_photos and place.exists()):
             number += 1
-            place = folder / f"{file.stem}-{number}.png"
+            place = folder / _name(file.stem, f"-{number}.png")
         taken.add(str(place.resolve()).lower())
         places.append(place)
     return places
+
+
+def _name(stem: str, ending: str) -> str:
+    """Both, of ``stem`` only as many letters as the name of a file has room for."""
+    while len(os.fsencode(stem + ending)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
