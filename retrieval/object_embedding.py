@@ -38,7 +38,7 @@ class ObjectEmbedder:
 
     def find(self, pictures: Sequence[np.ndarray]) -> list[list[Found]]:
         """The objects of pictures uint8 (H,W,3), the surest first."""
-        found = detect_pictures(self.detector, pictures, batch_size=TOGETHER)
+        found = detect_pictures(self.detector, pictures, batch_size=TOGETHER, masks=False)
         return [
             chosen(detections, self.detector.spec.classes, picture.shape, self.spec)
             for detections, picture in zip(found, pictures, strict=True)

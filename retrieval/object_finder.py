@@ -65,5 +65,5 @@ class ObjectFinder:
             except ImageError as error:
                 on_unreadable(photo, str(error))
                 continue
-            (found,) = detect_pictures(self.detector, [picture])
-            yield Finding(photo, picture, found.subset(found.scores >= self.score), self.classes)
+            (found,) = detect_pictures(self.detector, [picture], least_score=self.score)
+            yield Finding(photo, picture, found, self.classes)

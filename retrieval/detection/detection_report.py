@@ -103,7 +103,7 @@ def evaluate_detector(
     classes = detector.spec.classes
     truth = _objects_by_class(data, classes)
     judge = AveragePrecision(len(classes), masks=masks)
-    for row, found in enumerate(detections_of(detector, data)):
+    for row, found in enumerate(detections_of(detector, data, masks)):
         if masks and (found.masks is None or truth[row].masks is None):
             who = f"--model {detector.spec.model}" if found.masks is None else data.name
             raise DataError(f"masks are to be compared, and {who} has none; leave out --masks")
@@ -113,11 +113,15 @@ def evaluate_detector(
     return _report(judge.result(), data.name, overlap, len(data), classes)
 
 
-def detections_of(detector: Detector, data: BoxedPictures) -> Iterator[Detections]:
-    """What is found in each picture, in order. Raises DataError where one cannot be read."""
+def detections_of(detector: Detector, data: BoxedPictures, masks: bool) -> Iterator[Detections]:
+    """What is found in each picture, in order, with masks where they are wanted.
+
+    Raises DataError where a picture cannot be read.
+    """
     for start in range(0, len(data), TOGETHER):
         rows = range(start, min(start + TOGETHER, len(data)))
-        yield from detect_pictures(detector, [read_picture(data, row) for row in rows])
+        pictures = [read_picture(data, row) for row in rows]
+        yield from detect_pictures(detector, pictures, masks=masks)
 
 
 def read_picture(data: BoxedPictures, row: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What all detectors offer: losses to learn from, and the objects of pictures."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -89,11 +90,18 @@ def letterbox(picture: np.ndarray, size: int) -> tuple[np.ndarray, float]:
 
 @torch.inference_mode()
 def detect_pictures(
-    detector: Detector, pictures: Sequence[np.ndarray], *, batch_size: int = 16
+    detector: Detector,
+    pictures: Sequence[np.ndarray],
+    *,
+    batch_size: int = 16,
+    least_score: float = 0.0,
+    masks: bool = True,
 ) -> list[Detections]:
     """The objects of pictures uint8 (H,W,3) of any size, in pixels of each.
 
     The detector is put in evaluation mode for the time. What lies outside the picture is cut off.
+    Masks, where the detector has them, take a byte for each pixel of the picture: objects with a score
+    below ``least_score``, and all masks where ``masks`` is False, are left out before.
     """
     size = detector.spec.image_size
     was_training = detector.training
@@ -105,12 +113,10 @@ def detect_pictures(
             squares, scales = zip(*(letterbox(picture, size) for picture in part), strict=True)
             batch = torch.from_numpy(np.stack(squares)).to(detector.mean.device)
             batch = detector.standardise(batch.permute(0, 3, 1, 2))
-            found += [
-                _in_picture(detections, scale, picture.shape[:2])
-                for detections, scale, picture in zip(
-                    detector.find(batch), scales, part, strict=True
-                )
-            ]
+            for objects, scale, picture in zip(detector.find(batch), scales, part, strict=True):
+                sure = objects.subset(objects.scores >= least_score)
+                sure = sure if masks else dataclasses.replace(sure, masks=None)
+                found.append(_in_picture(sure, scale, picture.shape[:2]))
     finally:
         detector.train(was_training)
     return found
@@ -123,11 +129,12 @@ def _in_picture(found: Detections, scale: float, shape: tuple[int, int]) -> Dete
     boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
     boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
     inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    masks = None
-    if found.masks is not None:
-        masks = np.zeros((len(boxes), height, width), bool)
-        right, bottom = max(round(width * scale), 1), max(round(height * scale), 1)
-        for row, mask in enumerate(found.masks):
-            cut = Image.fromarray(mask[:bottom, :right])
-            masks[row] = np.asarray(cut.resize((width, height), Image.Resampling.NEAREST))
-    return Detections(boxes, found.labels, found.scores, masks).subset(inside)
+    found = dataclasses.replace(found, boxes=boxes).subset(inside)
+    if found.masks is None:
+        return found
+    masks = np.zeros((len(found), height, width), bool)
+    right, bottom = max(round(width * scale), 1), max(round(height * scale), 1)
+    for row, mask in enumerate(found.masks):
+        cut = Image.fromarray(mask[:bottom, :right])
+        masks[row] = np.asarray(cut.resize((width, height), Image.Resampling.NEAREST))
+    return dataclasses.replace(found, masks=masks)
