@@ -16,6 +16,7 @@ from commands import learnt_and_indexed, photo, run
 from nasty_pictures import make_nasty_pictures
 from PIL import Image
 
+from index import atomic
 from index.gallery import Gallery
 from retrieval.cli import main
 from retrieval.protocols import labelled_queries
@@ -441,6 +442,49 @@ def test_an_output_that_cannot_be_written_gives_one_line(place: Path, tmp_path: 
         ["show-augment", photo(place), "--out", tmp_path / "file" / "x.png"],
     ):
         assert "Error: " in run(*arguments, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate --model m --dataset d --out",
+        "evaluate --model m --dataset d --confusion",
+        "detect a.png --model m --coco",
+        "query a.png --gallery g --html",
+        "range a.png --gallery g --distance 1 --sheet",
+        "duplicates --gallery g --html",
+        "duplicates --gallery g --sheet",
+        "embed a.png --model m --out",
+        "discretize file --out",
+        "show-augment a.png --out",
+    ],
+)
+def test_where_nothing_can_be_written_is_known_before_the_work(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for place in ("file/x", "gone/a/x"):  # there is no model, nor a gallery, which comes later
+        refused = run(*line.split(), place, code=1).stderr
+        option, folder = line.split()[-1], tmp_path / place.split("/")[0]
+        assert f"{option} is {place}, and nothing can be written into {folder}" in refused
+    assert "nothing can be written" not in run(*line.split(), "new/a/x", code=1).stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "gone"}
+
+
+def test_a_report_is_printed_even_if_it_cannot_be_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, data: bytes) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(atomic, "write_atomically", fail)
+    command = ["evaluate", "--gallery", place / "g.gallery", "--out", tmp_path / "r.json"]
+    failed = run(*command, code=1)
+    assert "recall@1" in failed.stdout
+    assert "the disk is full" in failed.stderr
+    assert "figures" in json.loads(run(*command, "--json", code=1).stdout)
 
 
 def test_unknown_commands_and_options_suggest_what_was_meant() -> None:

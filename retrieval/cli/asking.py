@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.answers import one_line
-from retrieval.cli.options import gallery_option, json_option, say, where_option
+from retrieval.cli.options import NEW_FILE, gallery_option, json_option, say, where_option
 from retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def asking_options(command: Command) -> Command:
         click.option("--format", "style", default="table", show_default=True,
                      type=click.Choice(["table", "paths", "csv", "json"]),
                      help="How answers are printed."),
-        click.option("--html", type=file, help="Write a page with the pictures."),
-        click.option("--sheet", type=file, help="Write a contact sheet (PNG)."),
+        click.option("--html", type=NEW_FILE, help="Write a page with the pictures."),
+        click.option("--sheet", type=NEW_FILE, help="Write a contact sheet (PNG)."),
         json_option,
     ]  # fmt: skip
     for option in reversed(options):

@@ -9,7 +9,14 @@ import click
 
 from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.cli.answers import one_line
-from retrieval.cli.options import config_options, device_option, json_option, print_json, say
+from retrieval.cli.options import (
+    NEW_FILE,
+    config_options,
+    device_option,
+    json_option,
+    print_json,
+    say,
+)
 from retrieval.cli.runs import (
     MEASURED,
     configuration,
@@ -216,7 +223,7 @@ def _print_result(run: "DetectorRun", as_json: bool) -> None:
 @click.option("--draw/--no-draw", default=True, help="Whether to draw them.  [default: on]")
 @click.option(
     "--coco",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NEW_FILE,
     help="Write what was found to this file too, as COCO JSON with scores.",
 )
 @device_option

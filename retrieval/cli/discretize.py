@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from retrieval.cli.options import json_option, print_json, say
+from retrieval.cli.options import NEW_FOLDER, json_option, print_json, say
 
 SHOWN = 20
 """Columns that the printed table has at most; bins.json has all."""
@@ -31,7 +31,7 @@ SHOWN = 20
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=NEW_FOLDER,
     help="The folder that gets the codes, bins.json and histogram.png.",
 )
 @json_option

@@ -7,6 +7,7 @@ import click
 
 from retrieval.cli.answers import box_text, one_line, write_pictures
 from retrieval.cli.options import (
+    NEW_FILE,
     Distance,
     find_distance,
     find_gallery,
@@ -32,8 +33,8 @@ PAGE_GROUPS = 200
     "two pictures of the gallery]",
 )
 @where_option
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the pictures.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet (PNG).")
+@click.option("--html", type=NEW_FILE, help="Write a page with the pictures.")
+@click.option("--sheet", type=NEW_FILE, help="Write a contact sheet (PNG).")
 @json_option
 def duplicates(
     gallery_path: Path | None,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from retrieval.cli.gallery import embed_with, filling_options, list_with
-from retrieval.cli.options import model_option, print_json
+from retrieval.cli.options import NEW_FOLDER, model_option, print_json
 
 
 @click.command()
@@ -16,7 +16,7 @@ from retrieval.cli.options import model_option, print_json
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=NEW_FOLDER,
     help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label).",
 )
 @filling_options

@@ -7,7 +7,7 @@ import click
 
 from retrieval.cli.answers import one_line
 from retrieval.cli.classify import views_option
-from retrieval.cli.options import device_option, json_option, print_json, say
+from retrieval.cli.options import NEW_FILE, device_option, json_option, print_json, say
 from retrieval.cli.runs import tell_left_out
 from retrieval.errors import ConfigError
 
@@ -72,12 +72,12 @@ class Ranks(click.ParamType):
 @views_option
 @click.option(
     "--confusion",
-    type=click.Path(path_type=Path),
+    type=NEW_FILE,
     help="With a classifier: write its confusion matrix as a picture here.",
 )
 @click.option("--masks", is_flag=True, help="With a detector: compare masks instead of boxes.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON report here too.")
+@click.option("--out", type=NEW_FILE, help="Write the JSON report here too.")
 @device_option
 @json_option
 def evaluate(
@@ -115,10 +115,13 @@ def evaluate(
     """
     import json
 
+    import numpy as np
+
     from index.atomic import write_atomically
     from retrieval import protocols
     from retrieval.device import choose_device
     from retrieval.network_files import kind_of_model
+    from retrieval.report import confusion_picture
 
     options: dict[str, Any] = {"ks": ks, "ties": ties, "confidence": confidence}
     if bool(models) == (gallery_path is not None) or (models and dataset is None):
@@ -139,7 +142,7 @@ def evaluate(
             on_read=tell_left_out, **options,
         )  # fmt: skip
     elif dataset is not None and kind == "classifier":
-        report = _evaluate_classifiers(models, dataset, views, confusion, data_dir, device)
+        report = _evaluate_classifiers(models, dataset, views, data_dir, device)
     elif dataset is not None and kind == "detector":
         report = _evaluate_detector(models[0], dataset, masks, device)
     elif dataset is not None:
@@ -148,12 +151,14 @@ def evaluate(
             models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device),
             on_read=tell_left_out, **options,
         )  # fmt: skip
-    if out is not None:
-        write_atomically(out, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
     if as_json:
         print_json(report.to_dict())
     else:
         click.echo("\n".join(one_line(line) for line in report.table().split("\n")))
+    if out is not None:
+        write_atomically(out, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    if confusion is not None:
+        confusion_picture(np.array(report.confusion), list(report.per_class), confusion)
 
 
 def _check_options(subject: str) -> None:
@@ -194,22 +199,15 @@ def _evaluate_classifiers(
     models: tuple[Path, ...],
     dataset: str,
     views: str,
-    confusion: Path | None,
     data_dir: Path | None,
     device: str,
 ) -> Any:
-    import numpy as np
-
     from retrieval.device import choose_device
     from retrieval.labelling import Labeller
-    from retrieval.report import confusion_picture
 
     say(f"Asking {', '.join(map(str, models))} about {dataset}")
     labeller = Labeller.open(models, views=views, device=choose_device(device))
-    report = labeller.evaluate(dataset, data_dir=data_dir, on_read=tell_left_out)
-    if confusion is not None:
-        confusion_picture(np.array(report.confusion), labeller.classes, confusion)
-    return report
+    return labeller.evaluate(dataset, data_dir=data_dir, on_read=tell_left_out)
 
 
 def _evaluate_detector(model: Path, dataset: str, masks: bool, device: str) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -85,6 +86,27 @@ class Distance(click.ParamType):
         if not 0 <= distance < float("inf"):
             self.fail(f"{value} is no distance; give a number from 0 up", param, ctx)
         return distance
+
+
+class NewPath(click.Path):
+    """A file to write (``dir_okay=False``), or a folder to write files into (``file_okay=False``).
+
+    Raises ConfigError, before any work is done for it, where nothing can be written there.
+    """
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        file = path / "file" if self.dir_okay else path
+        there = next(place for place in file.absolute().parents if os.path.lexists(place))
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigError(
+                f"{param.opts[0]} is {path}, and nothing can be written into {there}; name a place in "
+                "a folder that can be written to"
+            )
+        return path
+
+
+NEW_FILE, NEW_FOLDER = NewPath(dir_okay=False), NewPath(file_okay=False)
 
 
 def find_distance(gallery: "Gallery", value: float | str) -> float:

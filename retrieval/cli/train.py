@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.cli.options import config_options, device_option, json_option, print_json, say
+from retrieval.cli.options import (
+    NEW_FILE,
+    config_options,
+    device_option,
+    json_option,
+    print_json,
+    say,
+)
 from retrieval.cli.runs import (
     MEASURED,
     begin,
@@ -156,7 +163,7 @@ def _print_result(run: "Run", as_json: bool) -> None:
 @click.command("show-augment")
 @click.argument("photo", type=click.Path(path_type=Path))
 @config_options(AugmentConfig)
-@click.option("--out", type=click.Path(path_type=Path), default="augmented.png", show_default=True)
+@click.option("--out", type=NEW_FILE, default="augmented.png", show_default=True)
 @click.option("--size", default=128, show_default=True, type=click.IntRange(8, 1024))
 @click.option("--views", default=24, show_default=True, type=click.IntRange(1, 400))
 @click.option("--seed", default=0, show_default=True)
