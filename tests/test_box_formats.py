@@ -351,6 +351,24 @@ def test_csv_columns_by_other_names_and_parts(tmp_path: Path) -> None:
     assert train.objects[0].boxes.tolist() == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("there", ["test val", "val", "valid validation", "validation", ""])
+def test_csv_parts_to_measure_by_are_taken_in_order(tmp_path: Path, there: str) -> None:
+    parts = ["", "train", *reversed(there.split())]
+    rows = []
+    for part in parts:
+        for number in range(2):
+            name = f"{part or 'any'}-{number}.png"
+            picture(tmp_path / name)
+            rows.append(f"{name},1,2,3,4,{part}cat,{part}\n")
+    (tmp_path / "boxes.csv").write_text("path,left,top,right,bottom,label,split\n" + "".join(rows))
+    train, test = (load_boxed_pictures(str(tmp_path), split=split) for split in ("train", "test"))
+    first = next((n for n in ("test", "val", "valid", "validation") if n in there.split()), None)
+    for data, part in ((train, "train"), (test, first)):
+        wanted = [f"{name}-{number}.png" for name in ("any", part) if name for number in (0, 1)]
+        assert [path.name for path in data.pictures if isinstance(path, Path)] == wanted
+    assert train.classes == test.classes == tuple(sorted(f"{part}cat" for part in parts))
+
+
 def test_csv_tells_of_the_size_of_pictures(tmp_path: Path) -> None:
     for name in "abcd":
         picture(tmp_path / f"{name}.png")

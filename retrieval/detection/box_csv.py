@@ -22,7 +22,8 @@ from retrieval.errors import DataError
 PATHS = ("path", "filename", "image", "img_name")
 LABELS = ("label", "class", "class_name")
 EDGES = (("left", "top", "right", "bottom"), ("xmin", "ymin", "xmax", "ymax"))
-SPLITS = ("train", "test", "val", "valid", "validation")
+PARTS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+"""What the column split calls a part; the first of them that is there is taken."""
 FOLDERS = ("images", "JPEGImages")
 EXPECTED = (
     "path or filename; label or class; left,top,right,bottom or xmin,ymin,xmax,ymax; and, if wanted, "
@@ -34,26 +35,29 @@ def read_boxes(file: Path, split: str) -> Listing:
     """The pictures of the "train" or "test" part of a CSV file, and the classes of both.
 
     A line without label and edges is a picture without objects. The column split, where it has text,
-    is train, or one of test, val, valid, validation; crowd is 1 or 0. Pictures are looked for beside
-    the file, one folder up, and in the images/ or JPEGImages/ folders there.
+    is train, or one of test, val, valid, validation, of which the first that is there is the test part;
+    lines without it are of both parts. crowd is 1 or 0. Pictures are looked for beside the file, one
+    folder up, and in the images/ or JPEGImages/ folders there.
     Raises DataError that names file and line for what is not so.
     """
     places = [file.parent, file.parent.parent]
     folders = places + [place / name for place in places for name in FOLDERS]
-    found: dict[str, AnnotatedPicture] = {}
-    classes = set()
     with csv_rows(file, skipinitialspace=True) as (names, rows):
         columns = _columns(names, file)
-        for where, row in rows:
-            name, annotation = _line(row, columns, where)
-            if annotation is not None:
-                classes.add(annotation.label)
-            if _belongs(row, split, where):
-                picture = found.get(name) or AnnotatedPicture(find_picture(name, folders), [])
-                objects = [*picture.objects, annotation] if annotation else picture.objects
-                size = _size(row, where) or picture.size
-                found[name] = AnnotatedPicture(picture.path, objects, size)
-    return Listing(tuple(sorted(classes)), list(found.values()))
+        lines = [
+            (_part(row, where), _size(row, where), *_line(row, columns, where))
+            for where, row in rows
+        ]
+    parts = {part for part, *_ in lines}
+    taken = next((name for name in PARTS[split] if name in parts), "")
+    found: dict[str, AnnotatedPicture] = {}
+    for part, size, name, annotation in lines:
+        if part in ("", taken):
+            picture = found.get(name) or AnnotatedPicture(find_picture(name, folders), [])
+            objects = [*picture.objects, annotation] if annotation else picture.objects
+            found[name] = AnnotatedPicture(picture.path, objects, size or picture.size)
+    classes = sorted({annotation.label for *_, annotation in lines if annotation is not None})
+    return Listing(tuple(classes), list(found.values()))
 
 
 def _columns(names: Sequence[str], file: Path) -> tuple[str, str, tuple[str, ...]]:
@@ -99,11 +103,13 @@ def _size(row: dict[str, str], where: str) -> tuple[int, int] | None:
     return (int(width), int(height)) if width > 0 and height > 0 else None
 
 
-def _belongs(row: dict[str, str], split: str, where: str) -> bool:
+def _part(row: dict[str, str], where: str) -> str:
+    """What a line says that it is of, or nothing."""
     part = (row.get("split") or "").strip()
-    if part not in ("", *SPLITS):
-        raise DataError(f"{where}: split is {part!r}; it can be {', '.join(SPLITS)}")
-    return not part or (part == "train") == (split == "train")
+    known = [name for names in PARTS.values() for name in names]
+    if part not in ("", *known):
+        raise DataError(f"{where}: split is {part!r}; it can be {', '.join(known)}")
+    return part
 
 
 def write_boxes(data: BoxedPictures, folder: Path) -> None:
