@@ -100,10 +100,10 @@ def detecting_task(
 
     Raises as ``train_detect`` does.
     """
-    if not any(len(objects) for objects in fitting.objects):
+    if not any((~objects.crowd).any() for objects in fitting.objects):
         raise DataError(
             f"none of the {len(fitting)} pictures of {fitting.name} to learn from shows an object; a "
-            "detector needs pictures with boxes"
+            "detector needs pictures with boxes, not of crowds alone"
         )
     config.check_held_out(len(held_out))
     if device.type == "cpu":
@@ -166,7 +166,7 @@ def _look_sample(data: BoxedPictures, size: int, seed: int) -> np.ndarray:
 
 def validate(detector: Detector, held_out: BoxedPictures) -> dict[str, float]:
     """Average precision of boxes on the held-out pictures: from an overlap of 0.5, and over all."""
-    if not any(len(objects) for objects in held_out.objects):
+    if not any((~objects.crowd).any() for objects in held_out.objects):
         return {}
     report = evaluate_detector(detector, held_out)
     return {"map_50": report.map_50 or 0.0, "map": report.map or 0.0}

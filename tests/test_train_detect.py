@@ -17,7 +17,14 @@ from retrieval.errors import CheckpointError, ConfigError, DataError
 from retrieval.network_files import load_detector, save_network
 from retrieval.run_config import TrainDetectConfig
 from retrieval.specs import ClassifierSpec, DetectorSpec
-from retrieval.train_detect import Listener, initial_detector, run_at, take_weights, train_detect
+from retrieval.train_detect import (
+    Listener,
+    initial_detector,
+    run_at,
+    take_weights,
+    train_detect,
+    validate,
+)
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_cell")
@@ -147,6 +154,20 @@ def test_without_objects_to_watch_the_last_epoch_is_kept(tmp_path: Path) -> None
     assert state is not None
     kept = weights_of(run.folder)
     assert all(torch.equal(v, kept[n]) for n, v in state["module"].items() if n != "shown")
+
+
+def test_crowds_are_no_objects_to_learn_from_or_to_watch(tmp_path: Path) -> None:
+    data = squares(8)
+    crowds = tuple(dataclasses.replace(o, crowd=np.ones(1, bool)) for o in data.objects)
+    crowded = dataclasses.replace(data, objects=crowds)
+    with pytest.raises(
+        DataError, match="shows an object; a detector needs pictures with boxes, not"
+    ):
+        train_detect(config_of(), crowded, run_at(tmp_path / "run"), device=CPU)
+    assert not (tmp_path / "run").exists()
+    detector = initial_detector(config_of(), data, print)
+    assert validate(detector, crowded) == {}
+    assert validate(detector, dataclasses.replace(data, objects=(*crowds[1:], data.objects[0])))
 
 
 def test_frozen_parts_stay_as_they_were(tmp_path: Path) -> None:
