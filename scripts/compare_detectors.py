@@ -23,6 +23,7 @@ import torch
 
 from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.cli.commands import Command
+from retrieval.cli.options import FiniteRange
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_datasets import has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures
@@ -131,7 +132,7 @@ def table(results: list[Result]) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
 @click.option(
     "--hold-out",
-    type=click.FloatRange(0.01, 0.9),
+    type=FiniteRange(0.01, 0.9),
     help="Test on this share of the pictures, of data that have no test part.",
 )
 @click.option("--only", multiple=True, type=click.Choice(list(CLASSES)))

@@ -228,6 +228,13 @@ def test_what_cannot_be_asked_gives_one_line(line: str, message: str) -> None:
         ("duplicates --distance inf", "is no distance"),
         ("calibrate --precision 0", "range"),
         ("calibrate --precision 1.5", "range"),
+        ("calibrate --precision nan", "nan is not a finite number"),
+        ("calibrate --wait NaN", "NaN is not a finite number"),
+        ("calibrate --wait inf", "inf is not a finite number"),
+        ("tune --max-query-time-ms inf", "inf is not a finite number"),
+        ("tune --recall-target nan", "nan is not a finite number"),
+        ("evaluate --confidence nan", "nan is not a finite number"),
+        ("detect a.png --model m --score nan", "nan is not a finite number"),
     ],
 )
 def test_options_that_cannot_be_are_refused(line: str, message: str) -> None:

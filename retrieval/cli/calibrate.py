@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from retrieval.cli.options import (
+    FiniteRange,
     device_option,
     find_gallery,
     gallery_option,
@@ -25,7 +26,7 @@ FEW_PAIRS = 100
     "target",
     default=0.95,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="The share of the pictures within the distance that must have the label asked for.",
 )
 @click.option(

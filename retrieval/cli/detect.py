@@ -11,6 +11,7 @@ from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.cli.answers import one_line
 from retrieval.cli.options import (
     NEW_FILE,
+    FiniteRange,
     config_options,
     device_option,
     json_option,
@@ -210,7 +211,7 @@ def _print_result(run: "DetectorRun", as_json: bool) -> None:
     "--score",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Leave out objects less sure than this.",
 )
 @click.option(

@@ -7,7 +7,7 @@ import click
 
 from retrieval.cli.answers import one_line
 from retrieval.cli.classify import views_option
-from retrieval.cli.options import NEW_FILE, device_option, json_option, print_json, say
+from retrieval.cli.options import NEW_FILE, FiniteRange, device_option, json_option, print_json, say
 from retrieval.cli.runs import tell_left_out
 from retrieval.errors import ConfigError
 
@@ -68,7 +68,7 @@ class Ranks(click.ParamType):
     type=click.Choice(["id", "pessimistic"]),
     help="Equal distances stand in the order of ids, as in a search, or wrong pictures first.",
 )
-@click.option("--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 0.999))
+@click.option("--confidence", default=0.95, show_default=True, type=FiniteRange(0.5, 0.999))
 @views_option
 @click.option(
     "--confusion",

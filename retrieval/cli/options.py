@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import typing
 from collections.abc import Callable, Iterable
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 CALIBRATED = "calibrated"
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range: of click's own, nan lies in all, and infinity in those without an end."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
 
 device_option = click.option(
     "--device",
@@ -47,7 +59,7 @@ wait_option = click.option(
     default=0.0,
     show_default=True,
     metavar="SECONDS",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="How long to wait while another program writes to the gallery.",
 )
 where_option = click.option(

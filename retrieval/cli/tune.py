@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrieval.cli.options import (
+    FiniteRange,
     find_gallery,
     gallery_option,
     json_option,
@@ -95,12 +96,12 @@ def index_options(command: Command) -> Command:
         ),
         click.option(
             "--max-query-time-ms",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             help="Half of the queries have to take less, one at a time.",
         ),
         click.option(
             "--recall-target",
-            type=click.FloatRange(0, 1, min_open=True),
+            type=FiniteRange(0, 1, min_open=True),
             help="Share of the 10 exact neighbours that has to be found.  [default: 0.95]",
         ),
     ]
