@@ -1,6 +1,7 @@
 """The commands that concern classifiers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_evaluate_says_where_pictures_were_learnt_from(place: Path) -> None:
     for run_folder, dataset in (("run0", place / "pictures"), ("run0", partless)):
         asked = run("evaluate", "--model", place / run_folder, "--dataset", dataset, *data)
         assert "has learnt from" not in asked.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ['{"dataset": ', "[]", "{}", '{"dataset": 5}', '{"dataset": "~no-one/x"}', "\xff"]
+)
+def test_a_damaged_configuration_hinders_no_measurement(
+    place: Path, tmp_path: Path, text: str
+) -> None:
+    shutil.copy(place / "run0" / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    asked = run("evaluate", "--model", tmp_path, "--dataset", place / "pictures", "--data-dir",
+                place / "data")  # fmt: skip
+    assert "config.json cannot be read, so it is not known whether" in asked.stderr
+    assert "accuracy           1.0000" in asked.stdout
 
 
 def test_folds_print_mean_and_spread(place: Path) -> None:

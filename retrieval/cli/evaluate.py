@@ -184,8 +184,14 @@ def _tell_if_learnt(model: Path, dataset: str, kind: str | None) -> None:
     config = model / "config.json"
     if not config.is_file():
         return
-    learnt = json.loads(config.read_text()).get("dataset", "")
-    if Path(learnt).expanduser().resolve() != Path(dataset).expanduser().resolve():
+    try:
+        learnt = Path(json.loads(config.read_text())["dataset"]).expanduser().resolve()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # ~ of nobody known
+        say(
+            f"{config} cannot be read, so it is not known whether {model} has learnt from {dataset}"
+        )
+        return
+    if learnt != Path(dataset).expanduser().resolve():
         return
     apart = boxed_datasets if kind == "detector" else datasets
     if not apart.has_test_part(dataset):
