@@ -206,6 +206,13 @@ def test_other_commands_know_detectors(place: Path) -> None:
     assert "train-detect --from" in run("detect", "x", "--model", place / "e", code=1).stderr
 
 
+def test_a_model_to_go_on_from_that_is_not_there_is_named(place: Path) -> None:
+    refused = run("train-detect", "--dataset", "squares", "--out", place / "none", *TRAIN, "--from",
+                  place / "typo", code=1)  # fmt: skip
+    assert f"there is no model at {place / 'typo'}" in refused.stderr
+    assert not (place / "none").exists()
+
+
 def test_training_goes_on_from_a_detector_in_its_form(place: Path) -> None:
     spec = DetectorSpec(backbone="lenet", batch_norm=True, stem="small", image_size=80, nms_iou=0.3,
                         classes=("red", "blue"))  # fmt: skip

@@ -77,11 +77,11 @@ def test_fine_tuning_takes_pictures_at_the_size_of_the_weights(place: Path, tmp_
     shown = json.loads(run("models", tmp_path / "tuned", "--json").stdout)
     assert shown["image_size"] == 32
     assert shown["backbone"] == "fast-resnet, width 64"
-    failed = run(
-        "train-embed", *data, "--out", tmp_path / "x", "--weights", "nowhere", *TRAIN, code=1
-    )
-    assert "there is no model at nowhere" in failed.stderr
-    assert "Reading" not in failed.stderr  # before any picture is decoded
+    for size in ([], ["--image-size", 32]):
+        failed = run("train-embed", *data, "--out", tmp_path / "x", "--weights", "nowhere", *TRAIN,
+                     *size, code=1)  # fmt: skip
+        assert "there is no model at nowhere" in failed.stderr
+        assert "Reading" not in failed.stderr  # before any picture is decoded
     refused = run("train-embed", *data, "--out", tmp_path / "x", "--weights", "cifar10", "--width", 16,
                   code=1)  # fmt: skip
     assert "cifar10 was trained with --width 64, which --from continues, and 16" in refused.stderr

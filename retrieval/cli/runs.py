@@ -116,9 +116,10 @@ def configuration(
         raise ConfigError(
             "--width goes with --backbone fast-resnet alone; the others take --width-factor"
         )
+    size = size_of_weights(config.weights, config.network.backbone)
     if "image_size" in suiting or "image_size" in values:
         return config, config.network.image_size
-    return config, size_of_weights(config.weights, config.network.backbone)
+    return config, size
 
 
 def size_of_weights(weights: str | None, backbone: str) -> int | None:
