@@ -148,6 +148,19 @@ def upright_size(path: Path) -> tuple[int, int]:
         raise ImageError(_reason(error, path)) from error
 
 
+def format_suffix(path: Path) -> str:
+    """What names of files of the picture's format end in, such as .png; it is one of EXTENSIONS.
+
+    Raises ImageError with the reason for what is not such a picture.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            return f".{str(image.format).lower()}"
+    except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
+        raise ImageError(_reason(error, path)) from error
+
+
 def read_images(
     paths: Iterable[Path],
     size: int | None = None,

@@ -1,5 +1,6 @@
 """Pictures with boxes: written and read again, and what comes of everything odd in them."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from boxed_files import FORMATS, HEIGHT, WIDTH, Row, picture
+from PIL import Image
 
 from retrieval.detection.boxed_datasets import WRITERS, has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
@@ -78,6 +80,22 @@ def test_what_is_written_is_read_again(tmp_path: Path, written: str) -> None:
     twice = BoxedPictures("twice", data.classes, read.pictures[:1] * 2, data.objects[:1] * 2)
     WRITERS[written](twice, tmp_path / "twice")
     assert len(load_boxed_pictures(str(tmp_path / "twice"))) == 2
+
+
+@pytest.mark.parametrize("written", WRITERS)
+def test_pictures_without_a_known_suffix_are_not_lost(tmp_path: Path, written: str) -> None:
+    data = random_pictures(crowds=False)
+    names = ["abc", "abc.raw", "abc.PNG"]
+    for name, pixels in zip(names, data.pictures, strict=True):
+        Image.fromarray(np.asarray(pixels)).save(tmp_path / name, "PNG")
+    data = dataclasses.replace(data, pictures=tuple(tmp_path / name for name in names))
+    WRITERS[written](data, tmp_path / "set")
+    read = load_boxed_pictures(str(tmp_path / "set"))
+    places = {p.name: row for row, p in enumerate(read.pictures) if isinstance(p, Path)}
+    assert set(places) == {"abc.png", "abc.raw.png", "abc-2.PNG"}
+    for row, name in enumerate(("abc.png", "abc.raw.png", "abc-2.PNG")):
+        np.testing.assert_array_equal(read.read(places[name]), data.read(row))
+        assert len(read.objects[places[name]]) == len(data.objects[row])
 
 
 def test_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:

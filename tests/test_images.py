@@ -9,7 +9,16 @@ from nasty_pictures import NastyPicture, encoded, make_nasty_pictures, quadrants
 from PIL import Image
 
 from retrieval.errors import DataError, ImageError
-from retrieval.images import content_hash, find_images, read_image, read_images, upright_size
+from retrieval.images import (
+    EXTENSIONS,
+    FORMATS,
+    content_hash,
+    find_images,
+    format_suffix,
+    read_image,
+    read_images,
+    upright_size,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,14 @@ def test_orientations_equal_turns_of_the_array(tmp_path: Path) -> None:
         exif[0x0112] = orientation
         found = read_image(encoded(quadrants(), "PNG", exif=exif))
         np.testing.assert_array_equal(found, expected, err_msg=str(orientation))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_has_a_suffix_by_which_pictures_are_found(tmp_path: Path, name: str) -> None:
+    quadrants().save(tmp_path / "picture", name)
+    assert format_suffix(tmp_path / "picture") in EXTENSIONS
+    with pytest.raises(ImageError, match="no such file"):
+        format_suffix(tmp_path / "other")
 
 
 def test_a_picture_of_the_size_asked_for_comes_back_untouched() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.errors import DataError, ImageError
-from retrieval.images import upright_size
+from retrieval.images import EXTENSIONS, format_suffix, upright_size
 
 
 @contextlib.contextmanager
@@ -36,14 +36,15 @@ def filled_folder(folder: Path) -> Iterator[Path]:
 def saved_pictures(data: BoxedPictures, folder: Path) -> list[tuple[str, tuple[int, int]]]:
     """Put all pictures into ``folder``; the name of each there, and its width and height.
 
-    Files are copied as they are, under their names or, where two have the same, with a number; pictures
-    in memory become PNG files. Raises DataError for a picture that cannot be read.
+    Files are copied as they are, under their names, which get a number where two have the same, and the
+    suffix of the format where they have none that pictures have. Pictures in memory become PNG files.
+    Raises DataError for a picture that cannot be read.
     """
     folder.mkdir()
     stems: set[str] = set()
     saved = []
     for row, picture in enumerate(data.pictures):
-        wanted = Path(f"{row:06d}.png") if isinstance(picture, np.ndarray) else picture
+        wanted, size = _name_and_size(picture, row)
         stem, number = wanted.stem, 1
         while stem.lower() in stems:  # annotation files go by the stem alone
             number += 1
@@ -52,11 +53,18 @@ def saved_pictures(data: BoxedPictures, folder: Path) -> list[tuple[str, tuple[i
         target = folder / f"{stem}{wanted.suffix}"
         if isinstance(picture, np.ndarray):
             Image.fromarray(picture).save(target)
-            saved.append((target.name, (picture.shape[1], picture.shape[0])))
-            continue
-        try:
-            saved.append((target.name, upright_size(picture)))
-        except ImageError as error:
-            raise DataError(f"{picture} cannot be read: {error}") from error
-        shutil.copyfile(picture, target)
+        else:
+            shutil.copyfile(picture, target)
+        saved.append((target.name, size))
     return saved
+
+
+def _name_and_size(picture: Path | np.ndarray, row: int) -> tuple[Path, tuple[int, int]]:
+    if isinstance(picture, np.ndarray):
+        return Path(f"{row:06d}.png"), (picture.shape[1], picture.shape[0])
+    try:
+        # Of files in a folder the suffix says which are pictures.
+        missing = "" if picture.suffix.lower() in EXTENSIONS else format_suffix(picture)
+        return Path(picture.name + missing), upright_size(picture)
+    except ImageError as error:
+        raise DataError(f"{picture} cannot be read: {error}") from error
