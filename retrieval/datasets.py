@@ -54,7 +54,7 @@ def load_dataset(
         data = _digits(split)
     elif name in DOWNLOADS:
         data = _torchvision(name, data_folder(data_dir), split)
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():  # Path("") would be the current folder
         listing = list_folder(Path(name), split)
         return _decode(listing, data_folder(data_dir), image_size, on_picture)
     elif Path(name).is_file():

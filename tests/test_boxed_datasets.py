@@ -211,6 +211,17 @@ def test_folders_of_parts(tmp_path: Path, kind: str) -> None:
         load_boxed_pictures(str(tmp_path), split="test")
 
 
+def test_a_name_that_is_empty_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["voc"](random_pictures(crowds=False), tmp_path / "set")
+    monkeypatch.chdir(tmp_path / "set")
+    assert len(load_boxed_pictures(".")) == 3
+    for ask in (load_boxed_pictures, has_test_part):
+        with pytest.raises(DataError, match="there is no data set ''"):
+            ask("")
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it has nothing; a data set can be scenes, "):
         load_boxed_pictures(str(tmp_path))

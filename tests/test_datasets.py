@@ -250,6 +250,15 @@ def test_the_official_cifar_archive_is_read(tmp_path: Path, monkeypatch) -> None
     assert data.classes == ("airplane", "automobile")
 
 
+def test_a_name_that_is_empty_is_not_the_current_folder(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    with pytest.raises(DataError, match="there is no data set ''"):
+        load_dataset("", data_dir=tmp_path)
+    assert len(load_dataset(".", data_dir=tmp_path))
+
+
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'cifar11'.*cifar10, cifar100"):
         load_dataset("cifar11")

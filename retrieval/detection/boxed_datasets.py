@@ -64,7 +64,7 @@ def _made(name: str) -> bool:
 
 def _listed(name: str, split: str) -> Listing:
     path = Path(name).expanduser()
-    if not path.exists():
+    if not name or not path.exists():  # Path("") would be the current folder
         raise DataError(f"there is no data set {name!r}; it can be {ALLOWED}")
     return _listing(path, split)
 
