@@ -81,7 +81,8 @@ def _class_folders(root: Path) -> tuple[str, ...]:
 def list_csv(file: Path, split: str) -> PictureList:
     """The pictures of a part of a CSV file with path,label[,split,is_query,is_gallery].
 
-    Paths are relative to the file. Raises DataError where it is not such a file.
+    Of the names for the test part the first that occurs is taken, as of folders. Paths are relative to
+    the file. Raises DataError where it is not such a file.
     """
     paths, labels = [], []
     names: set[str] = set()
@@ -92,27 +93,37 @@ def list_csv(file: Path, split: str) -> PictureList:
                 f"{file} has no column {missing[0]!r}; its first line has: "
                 f"{', '.join(columns) or 'nothing'}; expected path,label[,split,is_query,is_gallery]"
             )
-        for where, row in rows:
+        lines = [(where, row, _part(row, where)) for where, row in rows]
+        occurring = {part for _, _, part in lines}
+        taken = next((name for name in SPLIT_FOLDERS[split] if name in occurring), None)
+        for where, row, part in lines:
             label = row["label"].strip()
             if not row["path"] or not label:
                 raise DataError(f"{where}: path or label is missing")
             names.add(label)
-            if _belongs(row, split, where):
+            if _belongs(row, split, part, taken, where):
                 paths.append(file.parent / row["path"])
                 labels.append(label)
     return PictureList(str(file), paths, list(labels), tuple(sorted(names)))
 
 
-def _belongs(row: dict[str, str], split: str, where: str) -> bool:
-    """Whether a row is of this part.
+def _part(row: dict[str, str], where: str) -> str | None:
+    """What a row says in the column split."""
+    part = row.get("split") or None
+    if part not in (None, "train", *SPLIT_FOLDERS["test"]):
+        raise DataError(f"{where}: split is {part!r}; it can be train, test, val, validation")
+    return part
+
+
+def _belongs(
+    row: dict[str, str], split: str, part: str | None, taken: str | None, where: str
+) -> bool:
+    """Whether a row of this ``part`` is of the split, of which the part ``taken`` is.
 
     What asks and what is searched is marked is_query and is_gallery, or else told by the split. What
     is learnt from is told by the split, or else by the marks: a query is not learnt from, unless it
     is in the gallery too.
     """
-    part = row.get("split") or None
-    if part not in (None, "train", *SPLIT_FOLDERS["test"]):
-        raise DataError(f"{where}: split is {part!r}; it can be train, test, val, validation")
     blank = None if part else False  # where nothing else tells, a mark that is not made is none
     asks, searched = (_mark(row.get(name), blank, where) for name in ("is_query", "is_gallery"))
     if split == "train":
@@ -122,7 +133,7 @@ def _belongs(row: dict[str, str], split: str, where: str) -> bool:
     mark = asks if split == "test" else searched
     if mark is not None:
         return mark
-    return part is None or (part == "train") == (split == "gallery")
+    return part in (None, taken)
 
 
 def _mark(text: str | None, blank: bool | None, where: str) -> bool | None:

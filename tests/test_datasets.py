@@ -82,7 +82,7 @@ def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text(
         "path, label,split,extra\n0.png,cat,train,x\n1.png, dog ,train,x\n2.png,cat,test,x\n"
-        "3.png,owl,validation,\n4.png,dog,,\n"
+        "3.png,owl,test,\n4.png,dog,,\n5.png,dog,validation,\n"
     )
     train = load_dataset(str(file), data_dir=tmp_path)
     test = load_dataset(str(file), data_dir=tmp_path, split="test")
@@ -113,6 +113,9 @@ def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
         ("path,label,is_query\n0.png,a,\n1.png,b,1\n", "0", "01", "1"),
         ("path,label,is_query,is_gallery\n0.png,a,,1\n1.png,b,1,\n2.png,b,,\n", "0", "0", "1"),
         ("path,label\n0.png,a\n1.png,b\n", "01", "01", "01"),
+        # Of several names for the test part the first is taken, as of folders.
+        ("path,label,split\n0.png,a,validation\n1.png,b,train\n2.png,a,val\n", "1", "1", "2"),
+        ("path,label,split\n0.png,a,validation\n1.png,b,train\n2.png,a,test\n", "1", "1", "2"),
     ],
 )  # fmt: skip
 def test_what_is_learnt_searched_and_asked(
