@@ -166,7 +166,10 @@ def test_other_sites_and_other_names_are_refused(client: TestClient, photo: Path
         assert client.get("/", headers={**headers, "Sec-Fetch-Mode": "navigate"}).status_code == 200
     own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
     assert client.get("/pictures/1", headers=own).status_code == 200
-    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    for host in ("evil.example", "localhost.evil.example", "", "[::1", "127.0.0.1.evil.example"):
+        assert client.get("/", headers={"Host": host}).status_code == 403, host
+    for host in ("localhost:8000", "LOCALHOST", "127.0.0.1:8000", "[::1]:8000", "192.168.1.7"):
+        assert client.get("/", headers={"Host": host}).status_code == 200, host
     policy = client.get("/").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -233,7 +236,7 @@ def test_a_real_server_counts_what_is_sent(
     place: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 50_000)
-    app = search_app(GalleryThread(place / "g.gallery"), ["127.0.0.1"])
+    app = search_app(GalleryThread(place / "g.gallery"))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -265,8 +268,12 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         places.append(sockets[0].getsockname()[:2])
         with TestClient(self.config.app, base_url="http://localhost") as client:
             assert client.get("/api/gallery").json()["pictures"] == 13
-            other = client.get("/", headers={"Host": "evil.example"})
-            assert other.status_code == (200 if places[-1][0] == "0.0.0.0" else 400)
+            for name, status in (
+                ("evil.example", 403),
+                ("my.proxy", 200),
+                (socket.gethostname(), 200),
+            ):
+                assert client.get("/", headers={"Host": name}).status_code == status
         raise KeyboardInterrupt
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
@@ -274,7 +281,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_the_command_serves_this_machine_alone(place: Path, served: list) -> None:
-    done = CliRunner().invoke(main, ["serve", "--gallery", str(place / "g.gallery"), "--port", "0"])
+    ask = ["serve", "--gallery", str(place / "g.gallery"), "--port", "0", "--name", "My.Proxy"]
+    done = CliRunner().invoke(main, ask)
     assert done.exit_code == 0, done.output
     ((host, port),) = served
     assert host == "127.0.0.1"
@@ -283,7 +291,8 @@ def test_the_command_serves_this_machine_alone(place: Path, served: list) -> Non
 
 
 def test_the_command_says_when_others_can_ask(place: Path, served: list) -> None:
-    ask = ["serve", "--gallery", str(place / "g.gallery"), "--port", "0", "--host", "0.0.0.0"]
+    ask = ["serve", "--gallery", str(place / "g.gallery"), "--port", "0", "--host", "0.0.0.0",
+           "--name", "my.proxy"]  # fmt: skip
     done = CliRunner().invoke(main, ask)
     assert done.exit_code == 0, done.output
     assert "Everybody who can reach 0.0.0.0 can see the pictures" in done.stderr

@@ -9,9 +9,6 @@ import click
 from retrieval.cli.options import find_gallery, gallery_option, say
 from retrieval.errors import ConfigError
 
-OWN_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
-"""What this machine is asked for by itself: a page of another name must not reach it by this one."""
-
 
 @click.command()
 @gallery_option
@@ -29,8 +26,17 @@ OWN_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
     type=click.IntRange(0, 65535),
     help="0 takes any that is free.",
 )
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Another name that it may be asked by, such as that of a proxy. Addresses in numbers, "
+    "localhost, --host and the name of this machine are known.",
+)
 @click.option("--browser", is_flag=True, help="Open the page in the browser.")
-def serve(gallery_path: Path | None, host: str, port: int, browser: bool) -> None:
+def serve(
+    gallery_path: Path | None, host: str, port: int, names: tuple[str, ...], browser: bool
+) -> None:
     """Search in the browser: drop, paste or choose a picture, or a part of it, and see the nearest.
 
     \b
@@ -62,7 +68,8 @@ def serve(gallery_path: Path | None, host: str, port: int, browser: bool) -> Non
             say(f"Everybody who can reach {host} can see the pictures of this gallery.")
         if browser:
             click.launch(address)
-        app = search_app(gallery, OWN_NAMES if _is_own(host) else ["*"])
+        known = (host, socket.gethostname(), socket.getfqdn(), *names)
+        app = search_app(gallery, [name.lower() for name in known])
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", limit_concurrency=64))
         try:
             server.run(sockets=[listening])

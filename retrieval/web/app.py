@@ -11,19 +11,21 @@ request: pictures are known by their ids, and are encoded anew, so that no file 
 """
 
 import io
+import ipaddress
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
@@ -42,6 +44,8 @@ STATIC = Path(__file__).parent / "static"
 MAX_BYTES = 32 * 2**20
 """The largest picture that is taken."""
 MAX_K = 500
+READERS = 4
+"""Stored pictures that are read at once: large ones take memory."""
 SIDE, MAX_SIDE = 256, 1024
 MISTAKES = (ConfigError, DataError, ImageError, FilterError, VectorError)
 """Errors of who asks; all others are of the gallery."""
@@ -55,8 +59,11 @@ HEADERS = {
 }
 
 
-def search_app(gallery: GalleryThread, hosts: Sequence[str]) -> Starlette:
-    """The application that answers for a gallery, by these names of its host ("*": by any)."""
+def search_app(gallery: GalleryThread, names: Iterable[str] = ()) -> Starlette:
+    """The application that answers for a gallery, to who asks by address, localhost or these names.
+
+    By other names it does not, for a page of another site can make a name of its own point here.
+    """
     return Starlette(
         routes=[
             Route("/", _page),
@@ -67,8 +74,7 @@ def search_app(gallery: GalleryThread, hosts: Sequence[str]) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
-            Middleware(BaseHTTPMiddleware, dispatch=_guard),
+            Middleware(BaseHTTPMiddleware, dispatch=_guarding({"localhost", *names})),
         ],
         exception_handlers={
             HTTPException: _refused, RetrievalError: _failed, GalleryError: _failed, OSError: _failed,
@@ -80,23 +86,47 @@ def search_app(gallery: GalleryThread, hosts: Sequence[str]) -> Starlette:
 def _closing(gallery: GalleryThread) -> Callable[[Starlette], Any]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.gallery = gallery
+        app.state.gallery, app.state.readers = gallery, anyio.CapacityLimiter(READERS)
         yield
         gallery.close()
 
     return lifespan
 
 
-async def _guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+def _guarding(names: Set[str]) -> Callable[..., Awaitable[Response]]:
     """Answer nobody but our own page and programs: no other page can show or ask what is here."""
-    from_elsewhere = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    followed_link = request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
-    if from_elsewhere and not followed_link:
-        response = _json({"error": "another site may not ask here"}, 403)
-    else:
-        response = await answer(request)
-    response.headers.update({k: v for k, v in HEADERS.items() if k not in response.headers})
-    return response
+
+    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        if not _is_named(request.headers.get("host", ""), names):
+            response = _json({"error": "asked by a name that is not known here; see --name"}, 403)
+        elif _is_from_elsewhere(request):
+            response = _json({"error": "another site may not ask here"}, 403)
+        else:
+            response = await answer(request)
+        response.headers.update({k: v for k, v in HEADERS.items() if k not in response.headers})
+        return response
+
+    return guard
+
+
+def _is_named(host: str, names: Set[str]) -> bool:
+    """Whether a request is for an address in numbers, with or without a port, or one of these names."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in names
+    return True
+
+
+def _is_from_elsewhere(request: Request) -> bool:
+    """Whether a page of another site asks, but for a link to our page that a person follows."""
+    followed = request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
+    site = request.headers.get("sec-fetch-site", "none")
+    return site not in ("none", "same-origin") and not followed
 
 
 async def _page(request: Request) -> Response:
@@ -143,7 +173,7 @@ async def _picture(request: Request) -> Response:
     place = await _gallery(request).ask(lambda gallery: _place(gallery, item_id))
     file, box = _there(place, item_id)
     # Reading takes longer than asking: it must not keep others waiting.
-    jpeg = await anyio.to_thread.run_sync(_jpeg, file, box, side)
+    jpeg = await anyio.to_thread.run_sync(_jpeg, file, box, side, limiter=request.app.state.readers)
     return Response(jpeg, media_type="image/jpeg")
 
 
