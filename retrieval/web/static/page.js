@@ -86,9 +86,17 @@ function askByPhoto(file) {
 
 function askByHash() {
   const id = storedId();
-  if (id !== null) showAsked(`/pictures/${id}?side=1024`, `Stored picture ${id}`);
-  else if (photo !== null) return askByPhoto(photo);
-  ask();
+  if (id !== null) {
+    showAsked(`/pictures/${id}?side=1024`, `Stored picture ${id}`);
+    ask();
+  } else if (photo !== null) {
+    askByPhoto(photo);
+  } else {
+    running?.abort();
+    at("asked").hidden = true;
+    show([]);
+    tell("");
+  }
 }
 
 // A part of the photo: dragged over the picture, kept in pixels of the photo.
