@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -51,6 +51,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 Source = Path | str | bytes | BinaryIO
+T = TypeVar("T")
 
 
 def find_images(sources: Iterable[Path | str]) -> list[Path]:
@@ -113,7 +114,7 @@ def read_thumbnail(source: Source, side: int) -> np.ndarray:
     return _read(source, lambda image: _decode_small(image, side))
 
 
-def _read(source: Source, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def _read(source: Source, decode: Callable[[Image.Image], T]) -> T:
     if isinstance(source, Path | str):
         _check_file(Path(source))
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -134,18 +135,17 @@ def part_of(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
     return np.array(_square(_cut_out(Image.fromarray(picture), box), size))
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(source: Source) -> tuple[int, int]:
     """Width and height of the picture as ``read_image`` would give it, mostly from its header alone.
 
     Raises ImageError with the reason for what is not such a picture.
     """
-    _check_file(path)
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
-    except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
-        raise ImageError(_reason(error, path)) from error
+    return _read(source, _size_upright)
+
+
+def _size_upright(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def format_suffix(path: Path) -> str:

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
 import uvicorn
 from click.testing import CliRunner
 from pictures_to_ask import draw, make_model, make_place
-from PIL import Image
+from PIL import ExifTags, Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from index.errors import NotAGallery
@@ -80,6 +82,33 @@ def test_a_part_of_a_photo_asks_alone(client: TestClient, place: Path, photo: Pa
     assert [h["distance"] for h in whole] != [h["distance"] for h in found]
 
 
+def test_a_part_may_be_that_of_a_smaller_picture(client: TestClient, photo: Path) -> None:
+    """Of 30×20 pixels, where the picture has 60×40; at the edges nothing is lost, or beyond."""
+
+    def hits(**parameters: str) -> list[dict]:
+        asked = client.post("/api/query", params=parameters, content=photo.read_bytes())
+        return asked.json()["hits"]
+
+    for small, whole in (("5,2,10,15", "10,4,20,30"), ("0,0,30,20", "0,0,60,40")):
+        assert hits(box=small, of="30,20") == hits(box=whole)
+    assert hits(box="6,3,1,1", of="7,7") == hits(box="51,17,9,6")
+    assert hits(box="20,10,40,30", of="60,40") == hits(box="20,10,40,30")
+
+
+def test_a_photo_is_shown_as_it_is_seen(client: TestClient, tmp_path: Path) -> None:
+    """Upright, whatever the browser would make of the file."""
+    file = draw(tmp_path / "turned.webp", 1, (40, 20))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    with Image.open(file) as image:
+        image.save(file, exif=turned.tobytes(), lossless=True)
+    shown = client.post("/api/picture?side=32", content=file.read_bytes())
+    with Image.open(io.BytesIO(shown.content)) as image:
+        assert (image.format, image.size) == ("JPEG", (16, 32))
+    refused = client.post("/api/picture", content=b"text")
+    assert (refused.status_code, "not a picture" in refused.json()["error"]) == (400, True)
+
+
 def test_a_stored_picture_asks_for_others(client: TestClient) -> None:
     everything = client.get("/api/query/1", params={"k": 500}).json()["hits"]
     assert sorted(h["id"] for h in everything) == list(range(2, 14))
@@ -120,6 +149,11 @@ def test_the_page_needs_nothing_that_its_policy_forbids(client: TestClient) -> N
         ("/api/query/1?k=501", 400, "k is '501'"),
         ("/api/query/1?k=-5", 400, "k is '-5'"),
         ("/api/query/1?k=²", 400, "k is '²'"),
+        ("/api/query/1?k=" + "1" * 5000, 400, "k is '1111"),
+        ("/pictures/1?side=" + "1" * 5000, 400, "side is '1111"),
+        ("/api/query/" + "1" * 5000, 404, "no picture with the id 1111"),
+        ("/pictures/" + "1" * 5000, 404, "no picture with the id 1111"),
+        ("/pictures/x", 404, "no picture with the id x"),
         ("/api/query/1?k=", 400, "k is ''"),
         ("/api/query/1?where=colour", 400, "colour"),
         ("/pictures/1?side=5000", 400, "side is '5000'; it must be a whole number from 16 to 1024"),
@@ -146,6 +180,9 @@ def test_mistakes_are_told(client: TestClient, address: str, status: int, messag
         (None, {"box": "a,b,c,d"}, "box is 'a,b,c,d'"),
         (None, {"box": "50,0,20,20"}, "reaches out of the picture"),
         (None, {"box": "0,0,0,5"}, "is empty"),
+        (None, {"box": "0,0,9,9", "of": "8,9"}, "reaches out of 8×9 pixels"),
+        (None, {"box": "0,0,0,0", "of": "0,0"}, "reaches out of 0×0 pixels"),
+        (None, {"box": "0,0,1,1", "of": "9"}, "of is '9'; it must be 2 whole numbers"),
     ],
 )
 def test_photos_that_cannot_ask_are_told(
@@ -164,6 +201,13 @@ def test_other_sites_and_other_names_are_refused(client: TestClient, photo: Path
         asked = client.post("/api/query", headers=headers, content=photo.read_bytes())
         assert asked.status_code == 403
         assert client.get("/", headers={**headers, "Sec-Fetch-Mode": "navigate"}).status_code == 200
+    for origin in ("http://evil.example", "null", "http://192.168.1.7"):
+        asked = client.post("/api/query", headers={"Origin": origin}, content=photo.read_bytes())
+        assert asked.status_code == 403, origin
+    asked = client.post(
+        "/api/query", headers={"Origin": "http://testserver"}, content=photo.read_bytes()
+    )
+    assert asked.status_code == 200
     own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
     assert client.get("/pictures/1", headers=own).status_code == 200
     for host in ("evil.example", "localhost.evil.example", "", "[::1", "127.0.0.1.evil.example"):
@@ -222,9 +266,43 @@ def test_what_takes_the_place_of_the_gallery_answers(tmp_path: Path, photo: Path
         other = open_or_create(place / "g.gallery", model, sources=sources, overwrite=True)
         fill(other, list_pictures(sources))
         other.close()
+        assert len(client.get("/api/query/3").json()["hits"]) == 2
+        assert client.get("/pictures/13").status_code == 404
         hits = client.post("/api/query", content=photo.read_bytes()).json()["hits"]
         assert hits[0]["path"] == "0.png"
         assert len(hits) == client.get("/api/gallery").json()["pictures"] == 3
+
+
+def test_what_does_not_arrive_is_not_waited_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: Request) -> bytes:
+        await anyio.sleep(60)
+        return b""
+
+    monkeypatch.setattr(Request, "body", never)
+    monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.01)
+    with TestClient(search_app(GalleryThread(place / "g.gallery"), ["testserver"])) as client:
+        answer = client.post("/api/query", content=b"x")
+    assert (answer.status_code, answer.json()["error"]) == (
+        408,
+        "the picture did not arrive in time",
+    )
+
+
+def test_what_nobody_expected_is_told_where_it_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(gallery: Gallery) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(module, "_facts", fail)
+    app = search_app(GalleryThread(place / "g.gallery"), ["testserver"])
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/api/gallery")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "ZeroDivisionError: secret" in caplog.text
 
 
 def test_what_is_no_gallery_is_refused_before_anything_is_served(tmp_path: Path) -> None:
@@ -248,8 +326,11 @@ def test_a_real_server_counts_what_is_sent(
                 connection.request("POST", "/api/query?k=2", iter(chunks), encode_chunked=True)
                 answer = connection.getresponse()
                 assert answer.status == status
+                told = json.loads(answer.read())
                 if status == 200:
-                    assert len(json.loads(answer.read())["hits"]) == 2
+                    assert len(told["hits"]) == 2
+                else:
+                    assert "this one is larger" in told["error"]
                 connection.close()
         finally:
             server.should_exit = True

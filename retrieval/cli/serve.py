@@ -70,7 +70,15 @@ def serve(
             click.launch(address)
         known = (host, socket.gethostname(), socket.getfqdn(), *names)
         app = search_app(gallery, [name.lower() for name in known])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", limit_concurrency=64))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                # The application tells its own errors; the rest is of requests cut off at the end.
+                app,
+                log_level="critical",
+                limit_concurrency=64,
+                timeout_graceful_shutdown=3,
+            )
+        )
         try:
             server.run(sockets=[listening])
         except KeyboardInterrupt:  # the way to end it

@@ -1,10 +1,12 @@
 """The HTTP interface: what is asked, what is answered, and who may ask.
 
-GET  /                       the search page
-GET  /api/gallery            what the gallery holds
-POST /api/query?k&where&box  the nearest pictures to the one in the body (the bytes of a file)
-GET  /api/query/ID?k&where   the nearest pictures to a stored one
-GET  /pictures/ID?side       a stored picture as JPEG, at most ``side`` pixels wide and high
+GET  /                          the search page
+GET  /api/gallery               what the gallery holds
+POST /api/query?k&where&box&of  the nearest pictures to the one in the body (the bytes of a file), or to
+                                a box of it, in pixels of the upright picture, or of it scaled to ``of``
+GET  /api/query/ID?k&where      the nearest pictures to a stored one
+POST /api/picture?side          the picture in the body upright, as the network sees it, as JPEG
+GET  /pictures/ID?side          a stored picture as JPEG
 
 Answers are JSON; a mistake is answered by {"error": "…"} and a status from 400 up. No path comes from a
 request: pictures are known by their ids, and are encoded anew, so that no file leaves as it is.
@@ -13,8 +15,10 @@ request: pictures are known by their ids, and are encoded anew, so that no file 
 import io
 import ipaddress
 import json
+import logging
+import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +26,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -35,17 +40,20 @@ from index.errors import FilterError, GalleryError, VectorError
 from index.parts import Box
 from retrieval.errors import ConfigError, DataError, ImageError, RetrievalError
 from retrieval.gallery import Gallery
+from retrieval.images import read_thumbnail, upright_size
 from retrieval.report import outlined
 from retrieval.search import Answer, thumbnail
 from retrieval.web.gallery_thread import GalleryThread
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 MAX_BYTES = 32 * 2**20
 """The largest picture that is taken."""
 MAX_K = 500
-READERS = 4
-"""Stored pictures that are read at once: large ones take memory."""
+READERS, UPLOADS = 4, 8
+"""Pictures that are decoded, and sent, at once: large ones take memory."""
+UPLOAD_SECONDS = 60
 SIDE, MAX_SIDE = 256, 1024
 MISTAKES = (ConfigError, DataError, ImageError, FilterError, VectorError)
 """Errors of who asks; all others are of the gallery."""
@@ -69,8 +77,9 @@ def search_app(gallery: GalleryThread, names: Iterable[str] = ()) -> Starlette:
             Route("/", _page),
             Route("/api/gallery", _about),
             Route("/api/query", _query, methods=["POST"], max_body_size=MAX_BYTES),
-            Route("/api/query/{item_id:int}", _query_stored),
-            Route("/pictures/{item_id:int}", _picture),
+            Route("/api/query/{item_id}", _query_stored),
+            Route("/api/picture", _upright, methods=["POST"], max_body_size=MAX_BYTES),
+            Route("/pictures/{item_id}", _picture),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
@@ -78,6 +87,7 @@ def search_app(gallery: GalleryThread, names: Iterable[str] = ()) -> Starlette:
         ],
         exception_handlers={
             HTTPException: _refused, RetrievalError: _failed, GalleryError: _failed, OSError: _failed,
+            Exception: _broken,
         },
         lifespan=_closing(gallery),
     )  # fmt: skip
@@ -86,7 +96,9 @@ def search_app(gallery: GalleryThread, names: Iterable[str] = ()) -> Starlette:
 def _closing(gallery: GalleryThread) -> Callable[[Starlette], Any]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.gallery, app.state.readers = gallery, anyio.CapacityLimiter(READERS)
+        app.state.gallery = gallery
+        app.state.readers = anyio.CapacityLimiter(READERS)
+        app.state.uploads = anyio.CapacityLimiter(UPLOADS)
         yield
         gallery.close()
 
@@ -99,10 +111,13 @@ def _guarding(names: Set[str]) -> Callable[..., Awaitable[Response]]:
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         if not _is_named(request.headers.get("host", ""), names):
             response = _json({"error": "asked by a name that is not known here; see --name"}, 403)
-        elif _is_from_elsewhere(request):
+        elif _is_from_elsewhere(request, names):
             response = _json({"error": "another site may not ask here"}, 403)
         else:
             response = await answer(request)
+        if response.status_code == 413:
+            most = f"a picture may have {MAX_BYTES >> 20} MiB, and this one is larger"
+            response = _json({"error": most}, 413)
         response.headers.update({k: v for k, v in HEADERS.items() if k not in response.headers})
         return response
 
@@ -122,11 +137,15 @@ def _is_named(host: str, names: Set[str]) -> bool:
     return True
 
 
-def _is_from_elsewhere(request: Request) -> bool:
+def _is_from_elsewhere(request: Request, names: Set[str]) -> bool:
     """Whether a page of another site asks, but for a link to our page that a person follows."""
     followed = request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
     site = request.headers.get("sec-fetch-site", "none")
-    return site not in ("none", "same-origin") and not followed
+    # Browsers tell the site only to whom they trust, and where a question comes from to all.
+    origin = request.headers.get("origin")
+    place = (origin or "").partition("://")[2]
+    own = origin is None or place in (request.headers.get("host"), *names)
+    return not own or (site not in ("none", "same-origin") and not followed)
 
 
 async def _page(request: Request) -> Response:
@@ -145,19 +164,19 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
 
 
 async def _query(request: Request) -> Response:
-    picture = await request.body()
-    if not picture:
-        raise DataError("there is no picture in the body of the request; send the bytes of a file")
-    k, where, box = _k(request), _where(request), _box(request)
+    picture = await _body(request)
+    k, where = _k(request), _where(request)
+    box, of = _numbers(request, "box", 4), _numbers(request, "of", 2)
 
     def hits(gallery: Gallery) -> list[dict[str, Any]]:
-        return _hits(gallery, gallery.query_picture(picture, k, box=box, where=where))
+        part = None if box is None else _in_pixels(box, of, picture)
+        return _hits(gallery, gallery.query_picture(picture, k, box=part, where=where))
 
     return _json({"hits": await _gallery(request).ask(hits)})
 
 
 async def _query_stored(request: Request) -> Response:
-    item_id, k, where = request.path_params["item_id"], _k(request), _where(request)
+    item_id, k, where = _item_id(request), _k(request), _where(request)
 
     def hits(gallery: Gallery) -> list[dict[str, Any]] | None:
         if _place(gallery, item_id) is None:
@@ -168,7 +187,7 @@ async def _query_stored(request: Request) -> Response:
 
 
 async def _picture(request: Request) -> Response:
-    item_id = request.path_params["item_id"]
+    item_id = _item_id(request)
     side = _number(request, "side", SIDE, 16, MAX_SIDE)
     place = await _gallery(request).ask(lambda gallery: _place(gallery, item_id))
     file, box = _there(place, item_id)
@@ -177,8 +196,31 @@ async def _picture(request: Request) -> Response:
     return Response(jpeg, media_type="image/jpeg")
 
 
+async def _upright(request: Request) -> Response:
+    picture, side = await _body(request), _number(request, "side", MAX_SIDE, 16, MAX_SIDE)
+    jpeg = await anyio.to_thread.run_sync(
+        lambda: _encoded(Image.fromarray(read_thumbnail(picture, side))),
+        limiter=request.app.state.readers,
+    )
+    return Response(jpeg, media_type="image/jpeg")
+
+
+async def _body(request: Request) -> bytes:
+    """The picture that is sent. Raises DataError for none, HTTPException for one that does not come."""
+    async with request.app.state.uploads:  # large ones take memory
+        try:
+            with anyio.fail_after(UPLOAD_SECONDS):
+                picture = await request.body()
+        except TimeoutError as error:
+            raise HTTPException(408, "the picture did not arrive in time") from error
+    if not picture:
+        raise DataError("there is no picture in the body of the request; send the bytes of a file")
+    return picture
+
+
 def _place(gallery: Gallery, item_id: int) -> tuple[Path, Box | None] | None:
     """The file of a stored picture, and where in it the object is that was stored."""
+    gallery.vectors.refresh()
     item = gallery.vectors.items([item_id]).get(item_id)
     if item is None:
         return None
@@ -188,8 +230,12 @@ def _place(gallery: Gallery, item_id: int) -> tuple[Path, Box | None] | None:
 
 def _jpeg(file: Path, box: Box | None, side: int) -> bytes:
     picture, outline = thumbnail(file, box, side)
+    return _encoded(outlined(picture, outline, side))
+
+
+def _encoded(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    outlined(picture, outline, side).save(buffer, "JPEG", quality=88)
+    image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
@@ -206,25 +252,58 @@ def _where(request: Request) -> str | None:
     return request.query_params.get("where", "").strip() or None
 
 
-def _box(request: Request) -> Box | None:
-    text = request.query_params.get("box")
+def _in_pixels(box: Sequence[int], of: Sequence[int] | None, picture: bytes) -> Box:
+    """A box in pixels of the upright picture, from one in a picture scaled to this width and height.
+
+    Raises ConfigError for a box that does not lie within that.
+    """
+    left, top, width, height = box
+    if of is None:
+        return left, top, width, height
+    if min(of) < 1 or left + width > of[0] or top + height > of[1]:
+        raise ConfigError(
+            f"box is {left},{top},{width},{height}, which reaches out of {of[0]}×{of[1]} pixels"
+        )
+    size = upright_size(picture)
+    across, down = size[0] / of[0], size[1] / of[1]
+    x, y = math.floor(left * across), math.floor(top * down)
+    right, bottom = math.ceil((left + width) * across), math.ceil((top + height) * down)
+    return x, y, min(right, size[0]) - x, min(bottom, size[1]) - y
+
+
+def _numbers(request: Request, name: str, count: int) -> list[int] | None:
+    """So many whole numbers with commas between them, or None."""
+    text = request.query_params.get(name)
     if not text:
         return None
-    try:
-        left, top, width, height = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            f"box is {text!r}; it must be left,top,width,height in whole pixels"
-        ) from error
-    return left, top, width, height
+    numbers = [_whole(part) for part in text.split(",")]
+    found = [number for number in numbers if number is not None]
+    if len(numbers) != count or len(found) != count:
+        raise ConfigError(f"{name} is {text[:80]!r}; it must be {count} whole numbers of pixels")
+    return found
 
 
 def _number(request: Request, name: str, default: int, least: int, most: int) -> int:
     text = request.query_params.get(name, str(default))
-    number = int(text) if text.isascii() and text.isdigit() else least - 1
-    if not least <= number <= most:
-        raise ConfigError(f"{name} is {text!r}; it must be a whole number from {least} to {most}")
+    number = _whole(text)
+    if number is None or not least <= number <= most:
+        raise ConfigError(
+            f"{name} is {text[:80]!r}; it must be a whole number from {least} to {most}"
+        )
     return number
+
+
+def _item_id(request: Request) -> int:
+    text = request.path_params["item_id"]
+    number = _whole(text)
+    if number is None:
+        raise HTTPException(404, f"the gallery holds no picture with the id {text[:80]}")
+    return number
+
+
+def _whole(text: str) -> int | None:
+    """A whole number from 0 up of at most 18 digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def _hits(gallery: Gallery, answer: Answer) -> list[dict[str, Any]]:
@@ -249,6 +328,11 @@ def _json(value: Any, status: int = 200) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _json({"error": error.detail}, error.status_code)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    logger.error("%s %s", request.method, request.url.path, exc_info=error)
+    return _json({"error": "the server has failed; what it was is told where it runs"}, 500)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

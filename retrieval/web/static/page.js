@@ -1,41 +1,48 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-let photo = null; // the file that asks, where no stored picture does
-let box = null; // of that file: left, top, width, height in its pixels
+const PREVIEW = 1024; // pixels that the photo which asks is shown with at most
+const asked = new Map(); // by the name in the history: a photo that has asked, what is seen of it, the part
 let running = null; // the request under way
 
+// The question is what the address says, #ID of a stored picture, or else what the history remembers.
 function storedId() {
   const id = location.hash.slice(1);
   return /^\d+$/.test(id) ? id : null;
 }
 
-async function fetchJson(address, options) {
+function askedPhoto() {
+  return storedId() === null ? (asked.get(history.state?.asked) ?? null) : null;
+}
+
+async function fetchFrom(address, options) {
   const response = await fetch(address, options);
-  const answer = await response.json().catch(() => ({ error: `${response.status} ${response.statusText}` }));
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
+  if (response.ok) return response;
+  const answer = await response.json().catch(() => ({}));
+  throw new Error(answer.error ?? `${response.status} ${response.statusText}`);
 }
 
 async function ask() {
-  const id = storedId();
-  if (id === null && photo === null) return;
+  const [id, question] = [storedId(), askedPhoto()];
   running?.abort();
-  const request = (running = new AbortController());
-  const asked = new URLSearchParams({ k: at("k").value, where: at("where").value });
-  if (id === null && box !== null) asked.set("box", box.join(","));
+  if (id === null && question === null) return;
+  const { signal } = (running = new AbortController());
+  const options = new URLSearchParams({ k: at("k").value, where: at("where").value });
+  if (question?.box) options.set("box", question.box.join());
+  if (question?.box) options.set("of", [question.seen.width, question.seen.height].join());
   tell("Searching …");
   try {
     const started = performance.now();
-    const found =
+    const response =
       id === null
-        ? await fetchJson(`/api/query?${asked}`, { method: "POST", body: photo, signal: request.signal })
-        : await fetchJson(`/api/query/${id}?${asked}`, { signal: request.signal });
-    show(found.hits);
+        ? await fetchFrom(`/api/query?${options}`, { method: "POST", body: question.file, signal })
+        : await fetchFrom(`/api/query/${id}?${options}`, { signal });
+    const { hits } = await response.json();
+    show(hits);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    tell(found.hits.length ? `${found.hits.length} pictures, ${seconds} s` : "No picture was found");
+    tell(hits.length ? `${hits.length} pictures, ${seconds} s` : "No picture was found");
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (signal.aborted) return;
     show([]);
     tell(error.message, true);
   }
@@ -69,84 +76,94 @@ function hitElement(hit) {
   return item;
 }
 
-function showAsked(address, caption) {
-  if (at("picture").src.startsWith("blob:")) URL.revokeObjectURL(at("picture").src);
-  at("picture").src = address;
-  at("caption").textContent = caption;
-  at("asked").hidden = false;
-  setBox(null);
-}
-
-function askByPhoto(file) {
-  photo = file;
-  if (storedId() !== null) history.pushState(null, "", location.pathname);
-  showAsked(URL.createObjectURL(file), `${file.name || "picture"}: drag over a part to ask with it alone`);
-  ask();
-}
-
-function askByHash() {
-  const id = storedId();
+// Shows what the address and the history say, and asks it.
+async function askAgain() {
+  const [id, question] = [storedId(), askedPhoto()];
+  at("asked").hidden = true;
   if (id !== null) {
-    showAsked(`/pictures/${id}?side=1024`, `Stored picture ${id}`);
-    ask();
-  } else if (photo !== null) {
-    askByPhoto(photo);
+    showAsked(`/pictures/${id}?side=${PREVIEW}`, `Stored picture ${id}`);
+  } else if (question !== null) {
+    // The picture upright as the server sees it, so that a part that is seen is the part that is asked.
+    question.seen ??= await seen(question.file);
+    if (askedPhoto() !== question) return;
+    const name = question.file.name || "picture";
+    if (question.seen) showAsked(question.seen.address, `${name}: drag over a part to ask with it alone`);
+    drawBox(question);
   } else {
-    running?.abort();
-    at("asked").hidden = true;
     show([]);
     tell("");
   }
+  ask();
 }
 
-// A part of the photo: dragged over the picture, kept in pixels of the photo.
-
-function setBox(corners) {
-  at("box").hidden = corners === null;
-  if (corners === null) {
-    box = null;
-    return;
+async function seen(file) {
+  try {
+    const response = await fetchFrom(`/api/picture?side=${PREVIEW}`, { method: "POST", body: file });
+    const picture = new Image();
+    picture.src = URL.createObjectURL(await response.blob());
+    await picture.decode();
+    return { address: picture.src, width: picture.naturalWidth, height: picture.naturalHeight };
+  } catch {
+    return null; // the answer to the question says why
   }
-  const [left, top, right, bottom] = corners;
+}
+
+function showAsked(address, caption) {
+  at("picture").src = address;
+  at("caption").textContent = caption;
+  at("asked").hidden = false;
+  at("box").hidden = true;
+}
+
+function askByPhoto(file) {
+  const name = `${performance.timeOrigin} ${asked.size}`; // histories outlive pages
+  asked.set(name, { file, seen: null, box: null });
+  history.pushState({ asked: name }, "", location.pathname);
+  askAgain();
+}
+
+// A part of the photo: dragged over what is seen of it, kept in pixels of that.
+
+function drawBox({ box, seen }) {
+  at("box").hidden = box === null;
+  if (box === null) return;
+  const [left, top, width, height] = box;
+  const percent = (part, whole) => `${(100 * part) / whole}%`;
   Object.assign(at("box").style, {
-    left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px`,
+    left: percent(left, seen.width), top: percent(top, seen.height),
+    width: percent(width, seen.width), height: percent(height, seen.height),
   });
-  const { naturalWidth, naturalHeight, clientWidth, clientHeight } = at("picture");
-  const [across, down] = [naturalWidth / clientWidth, naturalHeight / clientHeight];
-  const [x, y] = [Math.floor(left * across), Math.floor(top * down)];
-  box = [
-    x, y, Math.min(Math.ceil(right * across), naturalWidth) - x, Math.min(Math.ceil(bottom * down), naturalHeight) - y,
-  ];
 }
 
 at("frame").addEventListener("pointerdown", (down) => {
-  if (storedId() !== null || down.button !== 0) return;
+  const question = askedPhoto();
+  if (!question?.seen || down.button !== 0) return;
   down.preventDefault();
   const frame = at("frame");
   const edge = frame.getBoundingClientRect();
-  const inside = (value, most) => Math.min(Math.max(value, 0), most);
+  const inside = (value, most) => Math.round(Math.min(Math.max(value, 0), 1) * most);
   const place = (event) => [
-    inside(event.clientX - edge.left, edge.width), inside(event.clientY - edge.top, edge.height),
+    inside((event.clientX - edge.left) / edge.width, question.seen.width),
+    inside((event.clientY - edge.top) / edge.height, question.seen.height),
   ];
   const from = place(down);
-  const hadBox = box !== null;
+  const before = question.box;
   frame.setPointerCapture(down.pointerId);
   const move = (event) => {
     const to = place(event);
-    const corners = [
-      Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1]),
-    ];
-    setBox(corners[2] - corners[0] > 4 && corners[3] - corners[1] > 4 ? corners : null);
+    const [width, height] = [Math.abs(to[0] - from[0]), Math.abs(to[1] - from[1])];
+    const dragged = Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > 6;
+    const isPart = dragged && width > 0 && height > 0;
+    question.box = isPart ? [Math.min(from[0], to[0]), Math.min(from[1], to[1]), width, height] : null;
+    drawBox(question);
   };
-  const end = () => {
-    frame.removeEventListener("pointermove", move);
-    frame.removeEventListener("pointerup", end);
-    frame.removeEventListener("pointercancel", end);
-    if (box !== null || hadBox) ask();
+  const end = (event) => {
+    for (const [name, listener] of Object.entries(listeners)) frame.removeEventListener(name, listener);
+    move(event); // a click without a drag takes the part away
+    if (question.box !== null || before !== null) ask();
   };
-  frame.addEventListener("pointermove", move);
-  frame.addEventListener("pointerup", end);
-  frame.addEventListener("pointercancel", end);
+  const listeners = { pointermove: move, pointerup: end, pointercancel: end };
+  for (const [name, listener] of Object.entries(listeners)) frame.addEventListener(name, listener);
 });
 
 // What can be a picture: chosen, dropped, pasted.
@@ -179,14 +196,15 @@ document.addEventListener("drop", (event) => {
 at("k").addEventListener("input", () => (at("count").value = at("k").value));
 at("k").addEventListener("change", ask);
 at("where").addEventListener("change", ask);
-window.addEventListener("popstate", askByHash);
+window.addEventListener("popstate", askAgain);
 
-fetchJson("/api/gallery").then(
-  (about) => {
+fetchFrom("/api/gallery").then(
+  async (response) => {
+    const about = await response.json();
     const labels = about.labels ? `, ${about.labels.toLocaleString()} labels` : "";
     at("about").textContent = `${about.name}: ${about.pictures.toLocaleString()} pictures${labels}`;
     if (!about.photos) at("hint").textContent = "This gallery has no model: only its own pictures can ask";
-    askByHash();
+    askAgain();
   },
   (error) => tell(error.message, true),
 );
