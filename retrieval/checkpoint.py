@@ -46,17 +46,21 @@ class Run(Generic[C]):
     @property
     def exists(self) -> bool:
         """Whether there is anything in the folder that ``start`` would delete."""
-        return any((self.folder / name).exists() for name in ("config.json", *KEPT))
+        left = ("config.json", *KEPT)
+        return any((self.folder / name).exists() for name in left) or any(self._folds())
 
     def start(self, config: C) -> None:
         """Make the folder and note the configuration; an older run in it is forgotten."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             (self.folder / name).unlink(missing_ok=True)
-        for fold in self.folder.glob("fold-[0-9]*/config.json"):
-            shutil.rmtree(fold.parent)
+        for fold in self._folds():
+            shutil.rmtree(fold)
         text = json.dumps(config.to_dict(), indent=2) + "\n"
         write_atomically(self.folder / "config.json", text.encode())
+
+    def _folds(self) -> list[Path]:
+        return [file.parent for file in self.folder.glob("fold-[0-9]*/config.json")]
 
     def config(self) -> C:
         """The configuration noted in the folder. Raises CheckpointError where there is none."""
@@ -105,12 +109,21 @@ class Recorder:
 
     A run that is there already goes when the new one has something to keep: a mistake that shows in the
     first steps must not cost it. With ``resume``, and in processes that keep nothing, nothing goes.
+    ``within`` keeps the run that this one is a part of, which begins with it.
     """
 
-    def __init__(self, run: Run[C], config: C, panels: Sequence[Any], *, resume: bool) -> None:
-        self.run, self.config, self.panels = run, config, panels
+    def __init__(
+        self,
+        run: Run[C],
+        config: C,
+        panels: Sequence[Any],
+        *,
+        resume: bool,
+        within: "Recorder | None" = None,
+    ) -> None:
+        self.run, self.config, self.panels, self.within = run, config, panels, within
         self.begun = resume
-        if not run.exists:
+        if not run.exists and (within is None or within.begun):
             self._begin()
 
     def save_best(self, network: nn.Module) -> None:
@@ -127,5 +140,7 @@ class Recorder:
 
     def _begin(self) -> None:
         if not self.begun:
+            if self.within is not None:
+                self.within._begin()
             self.run.start(self.config)
         self.begun = True

@@ -1,6 +1,7 @@
 """Trained networks in files: one safetensors file each, with the network's spec in its header."""
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -192,12 +193,22 @@ def is_published(path: Path) -> bool:
 
 
 def _published_file(name: str) -> Path:
-    """The file in the data folder of the embedder that a published network is, made once."""
+    """The file in the data folder of the embedder that a published network is, made where it is not."""
     file = data_folder(None) / "models" / f"{name}.safetensors"
-    if not file.is_file():
+    if not file.is_file() or not _is_sound(file, file.stat().st_mtime_ns):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_network(published_embedder(name), file)
     return file
+
+
+@functools.cache
+def _is_sound(file: Path, mtime_ns: int) -> bool:
+    """Whether an embedder can be read from a file as it has been since then."""
+    try:
+        load_embedder(file)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """Weights that torchvision publishes, for trunks that are named as its networks."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def _downloaded(name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = published.get_state_dict(
             progress=True, check_hash=True, weights_only=True
         )
+        _check_sum(Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name)
     except Exception as error:  # no network, a file of another checksum, or one that is none
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -83,6 +85,18 @@ def _downloaded(name: str) -> dict[str, Tensor]:
             f"another machine and put the file into {Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from error
     return state
+
+
+def _check_sum(file: Path) -> None:
+    """Raises ValueError where a file is not the one whose SHA-256 its name begins to say.
+
+    torch looks when it downloads it, and not when it is there already.
+    """
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    expected = file.stem.rpartition("-")[2]
+    if not found.startswith(expected):
+        raise ValueError(f"{file} is damaged: its SHA-256 begins {found[:8]}; delete it")
 
 
 def _in_file(name: str, file: Path) -> dict[str, Any]:

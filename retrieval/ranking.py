@@ -91,7 +91,7 @@ def _exponent(vectors: np.ndarray, axis: int | None) -> np.ndarray:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = np.ldexp(vectors, -_exponent(vectors, axis=1))
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.maximum(norms, 1e-12)
+    unit: np.ndarray = vectors / np.maximum(norms, 1e-12) + np.float32(0)  # no −0: see _repeats
     return unit
 
 

@@ -111,6 +111,7 @@ def outlined(picture: np.ndarray, box: Outline | None, side: int) -> Image.Image
     if box is not None:
         scale = image.width / picture.shape[1]
         left, top, right, bottom = (round(edge * scale) for edge in box)
+        right, bottom = max(right, left + 1), max(bottom, top + 1)
         draw = ImageDraw.Draw(image)
         for grow, colour in ((2, OUTLINE_EDGE), (1, OUTLINE), (0, OUTLINE)):
             edges = left - grow, top - grow, right - 1 + grow, bottom - 1 + grow

@@ -79,14 +79,14 @@ def cross_validate(
     processes = Processes.join(device)
     if not resume and processes.first:
         parts = train.fold(0, config.folds, config.fit.seed)
-        classifying_task(config, *parts, device)  # a mistake must not cost the run that is there
-        run.start(config)
+        classifying_task(config, *parts, device)  # a mistake must not make a run
+    whole = Recorder(run, config, CLASS_CURVES, resume=resume or not processes.first)
     accuracies = []
     for number in range(config.folds):
         listener.on_fold(number)
         fold = Run(run.folder / f"fold-{number + 1}", TrainClassifyConfig)
         parts = train.fold(number, config.folds, config.fit.seed)
-        if not _train(config, *parts, fold, device, resume and fold.exists, listener):
+        if not _train(config, *parts, fold, device, resume and fold.exists, listener, whole):
             return None
         # The last epoch, not the best one: the part that measures must not choose too.
         state = fold.load_state()
@@ -107,11 +107,14 @@ def _train(
     device: torch.device,
     resume: bool,
     listener: Listener,
+    whole: Recorder | None = None,
 ) -> bool:
     processes = Processes.join(device)
     state = run.load_state() if resume else None
     task = classifying_task(config, fitting, held_out, device, processes=processes)
-    recorder = Recorder(run, config, CLASS_CURVES, resume=resume or not processes.first)
+    recorder = Recorder(
+        run, config, CLASS_CURVES, resume=resume or not processes.first, within=whole
+    )
     task = dataclasses.replace(
         task,
         save_best=recorder.save_best,

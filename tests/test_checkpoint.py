@@ -105,6 +105,28 @@ def test_whatever_a_run_may_have_left_is_a_run(tmp_path: Path, name: str) -> Non
     assert Run(tmp_path).exists
 
 
+def test_folds_are_a_run(tmp_path: Path) -> None:
+    fold = Run(tmp_path / "fold-2")
+    fold.start(TrainEmbedConfig())
+    assert Run(tmp_path).exists
+
+
+def test_a_part_of_a_run_begins_with_it(tmp_path: Path) -> None:
+    config = TrainEmbedConfig()
+    (tmp_path / "last.pt").write_bytes(b"learnt")
+    whole = Recorder(Run(tmp_path), config, EMBED_CURVES, resume=False)
+    fold = Run(tmp_path / "fold-1")
+    part = Recorder(fold, config, EMBED_CURVES, resume=False, within=whole)
+    assert not fold.exists
+    assert (tmp_path / "last.pt").exists()
+    part.save_state({"step": 1, "history": []})
+    assert fold.load_state() is not None
+    assert Run(tmp_path).config() == config
+    assert not (tmp_path / "last.pt").exists()
+    Recorder(Run(tmp_path / "fold-2"), config, EMBED_CURVES, resume=False, within=whole)
+    assert Run(tmp_path / "fold-2").exists
+
+
 def test_a_run_goes_when_the_next_has_something_to_keep(tmp_path: Path) -> None:
     run, config = Run(tmp_path), TrainEmbedConfig()
     Recorder(run, config, EMBED_CURVES, resume=False)

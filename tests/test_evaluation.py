@@ -178,6 +178,27 @@ def test_figures_do_not_depend_on_how_long_the_vectors_are(distance: str, scale:
         assert scaled.figures[name].mean == pytest.approx(figure.mean, abs=0.01), name
 
 
+@pytest.mark.parametrize("distance", ["l2", "l1", "cosine"])
+def test_the_sign_of_zero_tells_no_vectors_apart(distance: str) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        one = rng.normal(size=64).astype(np.float32)
+        one[rng.random(64) < 0.5] = 0
+        same = np.repeat(one[None], 90, axis=0)
+        signed = np.where((same == 0) & (rng.random(same.shape) < 0.5), np.float32(-0.0), same)
+        labels = rng.integers(0, 3, 90)
+        query = rng.normal(size=(5, 64)).astype(np.float32)
+        figures = [
+            evaluate_retrieval(
+                query, labels[:5], vectors, labels, distance=distance, ties="pessimistic", ks=(1,),
+                intervals=False,
+            ).figures
+            for vectors in (same, signed)
+        ]  # fmt: skip
+        assert (np.signbit(signed) != np.signbit(same)).any()
+        assert figures[0] == figures[1]
+
+
 def test_a_perfect_embedding_is_perfect_and_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(50) % 5

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,10 @@ def test_published_networks_embed_without_training(
         features = trunk(look(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)).mean((2, 3))
     expected = torch.nn.functional.normalize(features)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    made = model_file(Path("alexnet"))
+    made.write_bytes(made.read_bytes()[:-100])  # what is damaged is made anew
+    os.utime(made, ns=(1, 1))
+    np.testing.assert_array_equal(embed_images(load_embedder(Path("alexnet")), pixels), found)
     (tmp_path / "hub" / "checkpoints").rename(tmp_path / "gone")  # it is made once
     for n in range(3):
         Image.fromarray(pixels[0] // (n + 1)).save(tmp_path / f"{n}.png")

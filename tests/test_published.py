@@ -1,5 +1,6 @@
 """Published weights in files: read, and refused."""
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from torchvision import models
 from weights_hub import put_in_hub
 
+from retrieval import published
 from retrieval.backbones import build_backbone
 from retrieval.errors import CheckpointError, ConfigError
 from retrieval.specs import NetworkSpec
@@ -47,6 +49,20 @@ def test_names_of_old_files_are_understood(tmp_path: Path, monkeypatch: pytest.M
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs.features(images).relu())
+
+
+def test_damage_to_what_was_downloaded_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch compares checksums only while it downloads."""
+    check = published._check_sum
+    weights = models.alexnet().features.state_dict(prefix="features.")
+    file = put_in_hub("alexnet", weights, tmp_path, monkeypatch)
+    monkeypatch.setattr("retrieval.published._check_sum", check)
+    with pytest.raises(CheckpointError, match=r"alexnet-owt-7be5be79.pth is damaged.*delete it"):
+        backbone_called("alexnet", stem="stock", weights="imagenet")
+    named = file.with_name(f"any-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth")
+    check(file.rename(named))
 
 
 def test_downloads_run_no_code_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageFont
 
 from retrieval.cli.answers import table
@@ -17,6 +18,7 @@ from retrieval.report import (
     contact_sheet,
     fit_picture,
     html_gallery,
+    outlined,
     picture_grid,
     write_picture,
 )
@@ -122,3 +124,12 @@ def test_labels_cannot_rewrite_the_screen() -> None:
     assert shown.count("\n") == 2
     assert "\x1b" not in shown
     assert r"ev\x1b[31mil\nrank" in shown
+
+
+@pytest.mark.parametrize(
+    "box", [(101.0, 50.0, 101.4, 2050.0), (5.0, 5.0, 5.0, 5.0), (599.9, 0, 600, 1)]
+)
+def test_the_thinnest_box_has_an_outline(box: tuple) -> None:
+    picture = np.zeros((4000, 600, 3), np.uint8)
+    shown = np.asarray(outlined(picture, box, 128))
+    assert (shown == (255, 212, 0)).all(2).any()

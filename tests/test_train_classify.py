@@ -284,13 +284,19 @@ def test_another_run_in_the_folder_leaves_no_fold_of_the_one_before(tmp_path: Pa
     run, data = run_at(tmp_path), stripes(40)
     cross_validate(config_of(**PLAIN, epochs=1, folds=3), data, run, device=CPU)
 
-    def interrupt(number: int) -> None:
-        raise KeyboardInterrupt
+    def interrupted_at(fold: int) -> list[str]:
+        def interrupt(number: int) -> None:
+            if number == fold:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            cross_validate(again, data, run, device=CPU, listener=Listener(on_fold=interrupt))
+        return sorted(p.name for p in tmp_path.iterdir())
 
     again = config_of(**PLAIN, epochs=2, folds=2)
-    with pytest.raises(KeyboardInterrupt):
-        cross_validate(again, data, run, device=CPU, listener=Listener(on_fold=interrupt))
-    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+    # Until the first fold has something to keep, what is there stays.
+    assert interrupted_at(0) == ["config.json", "fold-1", "fold-2", "fold-3", "folds.json"]
+    assert interrupted_at(1) == ["config.json", "fold-1"]
     assert run.config() == again
 
 
