@@ -83,10 +83,12 @@ class Database(sqlite3.Connection):
     thread: int
     """Which thread has opened it, and alone can use it."""
     let_go: Callable[[], object]
+    is_closed = False
 
     def close(self) -> None:
         """Close it, and only then the descriptor that keeps its locks."""
         self.attempt(super().close)
+        self.is_closed = True
         self.let_go()
 
     def cursor(self, factory: Any = Cursor) -> Any:
@@ -103,7 +105,7 @@ class Database(sqlite3.Connection):
 
     def release(self) -> None:
         """Let go of the state that an open transaction holds."""
-        if self.in_transaction:
+        if self.attempt(getattr, self, "in_transaction"):
             self.execute("ROLLBACK")
 
     def attempt(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -115,6 +117,8 @@ class Database(sqlite3.Connection):
 
     def failure(self, error: sqlite3.Error | UnicodeDecodeError) -> GalleryError:
         """What an error of SQLite means for the gallery."""
+        if self.is_closed:
+            return GalleryError(f"{self.file} is closed; open the gallery again")
         if threading.get_ident() != self.thread:
             return GalleryError(
                 f"{self.file} can be used only by the thread that opened it; open the gallery in each "

@@ -2,7 +2,7 @@
 
 import resource
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,10 +97,20 @@ def test_metadata_that_are_no_json_are_damage(gallery: Gallery) -> None:
         gallery.matching("year = 2000")
 
 
-def test_a_closed_gallery_is_no_damage(gallery: Gallery) -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda gallery: gallery.matching("label = a"),
+        lambda gallery: gallery.refresh(),
+        lambda gallery: gallery.writer().__enter__(),
+    ],
+    ids=["matching", "refresh", "writer"],
+)
+def test_a_closed_gallery_is_no_damage(gallery: Gallery, use: Callable[[Gallery], object]) -> None:
     gallery.close()
-    with pytest.raises(GalleryError, match="closed database") as caught:
-        gallery.matching("label = a")
+    gallery.close()
+    with pytest.raises(GalleryError, match=r"gallery\.sqlite is closed; open") as caught:
+        use(gallery)
     assert caught.type is GalleryError
 
 
