@@ -31,8 +31,9 @@ class MergeSummary:
 def open_or_create_like(path: Path, sources: Sequence[Gallery]) -> Gallery:
     """The gallery at ``path``; where there is none, an empty one made like the first of ``sources``.
 
-    That is: with the same model, metric, index key, dtype and image root. Raises ModelMismatch or
-    GalleryError where the others do not go with it.
+    That is: with the same model, metric, index key, limits, dtype and image root. Raises ModelMismatch
+    or GalleryError where the others do not go with it, BudgetError where no index of all that they
+    hold keeps to the limits.
     """
     if path.exists():
         return Gallery.open(path)
@@ -49,7 +50,9 @@ def open_or_create_like(path: Path, sources: Sequence[Gallery]) -> Gallery:
         objects=source.objects,
         image_root=source.image_root,
         index_key=source.settings["index_key"],
+        limits=source.limits,
         dtype=source.snapshot.storage.float_dtype,
+        n_vectors=sum(map(len, sources)),
     )
 
 
@@ -116,6 +119,7 @@ def _merge(
     items = source.all_items()
     while block := list(itertools.islice(items, COMMIT_ROWS)):
         new: dict[str, Item] = {}
+        unhashed: list[Item] = []  # such as imported vectors: they themselves say what is the same
         moved = [_moved(item, source.image_root, target.image_root) for item in block]
         there = target.items_of_paths([item.path for item in moved])
         files = [target.place_of(item.path)[0] for item in moved]
@@ -130,14 +134,27 @@ def _merge(
                 new[item.path] = item
             elif other is None:  # a part of what the file was at another time
                 summary.kept_other += 1
+            elif not (other.content_hash and item.content_hash):
+                unhashed.append(item)
             elif other.content_hash == item.content_hash:
                 summary.there_already += 1
             else:
                 summary.kept_other += 1
         ids = np.array([item.id for item in new.values()], np.int64)
         writer.add(source.vectors(ids), list(new.values()))
+        same = _count_same(target, source, unhashed)
         summary.added += len(new)
+        summary.there_already += same
+        summary.kept_other += len(unhashed) - same
         on_progress(len(block))
+
+
+def _count_same(target: Gallery, source: Gallery, items: Sequence[Item]) -> int:
+    """Of how many items of the source the target, which has all their paths, has the vectors."""
+    there = target.items_of_paths([item.path for item in items])
+    kept = target.vectors(np.array([there[item.path].id for item in items], np.int64))
+    vectors = source.vectors(np.array([item.id for item in items], np.int64))
+    return int(target.snapshot.storage.same(kept, vectors).sum())
 
 
 def _moved(item: Item, root: Path, new_root: Path) -> Item:

@@ -6,7 +6,7 @@ import numpy as np
 
 from index.codes import Codebook
 from index.errors import VectorError
-from index.neighbors import unit
+from index.neighbors import prepare, unit
 
 FLOATS = ("float32", "float16")
 
@@ -63,3 +63,12 @@ class Storage:
             return rows
         vectors = self.codebook.decode(rows) if self.codebook else rows.astype(np.float32)
         return unit(vectors) if self.metric == "cosine" else vectors
+
+    def same(self, kept: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Which rows, bool (n,), of vectors (n,D) are those that are ``kept``, float32 (n,D).
+
+        They are those that were stored, or what was given back of these. Raises as ``encode``.
+        """
+        prepared = prepare(vectors, self.dim, self.metric, "vectors")
+        stored = self.decode(self.encode(prepared))
+        return (kept == stored).all(axis=1) | (kept == vectors).all(axis=1)

@@ -7,9 +7,10 @@ import pytest
 from galleries import grid_vectors, make_gallery, new_items, slow_search
 
 from index import merging
-from index.errors import GalleryError, ModelMismatch
+from index.errors import BudgetError, GalleryError, ModelMismatch
 from index.gallery import Gallery
 from index.merging import merge_into, open_or_create_like
+from index.planner import Limits
 from index.verify import verify_gallery
 
 
@@ -64,6 +65,57 @@ def test_of_a_path_in_both_what_is_there_stays(tmp_path: Path) -> None:
     assert (summary.added, summary.there_already, summary.kept_other) == (2, 1, 1)
     assert [item.path for item in one.all_items()] == [f"p{i}.png" for i in range(6)]
     assert {item.content_hash for item in one.all_items()} == {f"h{i}" for i in range(6)}
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "kmeans:4"])
+def test_where_no_content_is_known_the_vectors_say_what_is_the_same(
+    tmp_path: Path, metric: str, dtype: str
+) -> None:
+    """As of imports, which need no files."""
+    vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    one, two, three = (
+        make_gallery(tmp_path / name, metric=metric, dtype=kind)
+        for name, kind in (("one", "float32"), ("two", "float32"), ("three", "float16"))
+    )
+    if dtype == "float16":
+        one, three = three, one
+    for gallery in (one, two, three):
+        with gallery.writer() as writer:
+            writer.add(vectors, new_items(0, 60, content_hash=""))
+    changed = -vectors[20:30]
+    with two.writer() as writer:
+        writer.add(changed, new_items(20, 10, content_hash=""))
+        writer.add(vectors[:1], new_items(0, 1, content_hash="known"))
+    if dtype == "kmeans:4":
+        with one.writer() as writer:
+            writer.encode(dtype)
+    before = rows(one)
+    summary = merge_into(one, [two])
+    assert (summary.added, summary.there_already, summary.kept_other) == (0, 50, 10)
+    assert rows(one) == before
+
+
+def test_of_two_names_of_one_file_the_first_is_taken(tmp_path: Path) -> None:
+    two = make_gallery(tmp_path / "two")
+    items = [new_items(0, 1, path=path, content_hash="")[0] for path in ("a", "x/../a", "./a")]
+    with two.writer() as writer:
+        writer.add(np.eye(4)[[0, 0, 1]], items)
+    one = make_gallery(tmp_path / "one")
+    summary = merge_into(one, [two])
+    assert (summary.added, summary.there_already, summary.kept_other) == (1, 1, 1)
+
+
+def test_a_new_gallery_has_the_limits_of_the_first(tmp_path: Path) -> None:
+    limits = Limits(max_bytes=1000, max_query_ms=5.0, recall=0.9)
+    sources = [
+        filled(tmp_path / name, first, 40, index_key="auto", limits=limits)
+        for name, first in (("one", 0), ("two", 100))
+    ]
+    assert open_or_create_like(tmp_path / "new", sources[:1]).limits == limits
+    with pytest.raises(BudgetError, match="no index of 80 vectors"):
+        open_or_create_like(tmp_path / "newer", sources)
+    assert not (tmp_path / "newer").exists()
 
 
 def test_a_new_gallery_is_made_like_the_first(tmp_path: Path) -> None:
