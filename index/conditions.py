@@ -96,8 +96,17 @@ class Conditions:
         return f"mtime_ns {'<' if sign in ('<', '<=') else '>='} {self._parameter(bound)}"
 
     def _compared_texts(self, column: Column, sign: str, texts: list[str]) -> str:
-        """``column sign text``, or IN texts, of metadata as SQL."""
-        return self._extract(column, f"CAST(value AS TEXT) {sign} {self._read('value', texts)}")
+        """``column sign text``, or IN texts, of metadata as SQL.
+
+        Of true and false, which have the values 1 and 0, the type is the word that JSON shows.
+        """
+        others, words = (self._read("value", texts) for _ in range(2))
+        # All texts are above 1, and seen to be none of the two without a look at the type.
+        return self._extract(
+            column,
+            "CASE WHEN value > 1 OR type NOT IN ('true', 'false') "
+            f"THEN CAST(value AS TEXT) {sign} {others} ELSE type COLLATE NOCASE {sign} {words} END",
+        )
 
     def _compared_numbers(self, column: Column, sign: str, numbers: list[Number]) -> str:
         """``column sign number``, or IN numbers, as SQL; NULL where the value is no number.

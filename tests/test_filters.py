@@ -166,6 +166,41 @@ def test_filters_select_what_they_say(text: str, expected: object) -> None:
     assert [row[0] for row in found] == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("b = true", [1, 4]),
+        ("b = True", [1]),
+        ("b = 'TRUE'", [1, 3]),
+        ("b = false", [2]),
+        ("b = 1", [1, 5]),
+        ("b = 0", [2]),
+        ("b = '1'", [5]),
+        ("b != true", [2, 3, 5]),
+        ("b <> False", [1, 3, 4, 5]),
+        ("b != 1", [2]),
+        ("b in (TRUE, no)", [1, 3]),
+        ("b in (False, 1)", [1, 2, 5]),
+        ("b not in (true, false)", [3, 5]),
+        ("b not in (True, 0)", [5]),
+        ("b like 'T%e'", [1, 3, 4]),
+        ("b like '1'", [5]),
+        ("b not like '%e'", [5]),
+        ("b not like '%\udce9%'", [1, 2, 3, 4, 5]),
+        ("b > fa", [1, 2, 4]),
+        ("b is null", [6]),
+        ("not b = true", [2, 3, 5]),
+    ],
+)
+def test_true_and_false_are_what_json_shows(
+    table: sqlite3.Connection, text: str, expected: list[int]
+) -> None:
+    metadata = [True, False, "TRUE", "true", "1", None]
+    rows = [(number, json.dumps({"b": b})) for number, b in enumerate(metadata, start=1)]
+    table.executemany("INSERT INTO items (id, metadata) VALUES (?, ?)", rows)
+    assert ids_where(table, text, {"b"}) == expected
+
+
 @pytest.mark.parametrize("name", ["Größe", "日本", "a\\b", 'q"x', "a.b", "$x", "tab\there", "it's"])
 def test_columns_may_have_any_name(table: sqlite3.Connection, name: str) -> None:
     rows = [(1, json.dumps({name: "5"})), (2, json.dumps({name: "x"})), (3, "{}")]
