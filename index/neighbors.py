@@ -61,7 +61,8 @@ def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray
     Raises VectorError for another shape, for values that are not finite, and for vectors so long that
     their square is beyond float32.
     """
-    vectors = np.ascontiguousarray(vectors, np.float32)
+    with np.errstate(over="ignore"):  # checked at once
+        vectors = np.ascontiguousarray(vectors, np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise VectorError(
             f"{what} have shape {vectors.shape}; the gallery holds vectors of {dim} numbers, so "
@@ -70,8 +71,8 @@ def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise VectorError(
-            f"{int((~finite).sum())} of {len(vectors)} {what} hold values that are not finite; the "
-            f"first is row {int(np.argmin(finite))}"
+            f"{int((~finite).sum())} of {len(vectors)} {what} hold values that are not finite, or "
+            f"beyond float32; the first is row {int(np.argmin(finite))}"
         )
     if vectors.size and max(vectors.max(), -vectors.min()) > LONGEST / vectors.shape[1] ** 0.5:
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))

@@ -69,6 +69,6 @@ class Storage:
 
         They are those that were stored, or what was given back of these. Raises as ``encode``.
         """
-        prepared = prepare(vectors, self.dim, self.metric, "vectors")
-        stored = self.decode(self.encode(prepared))
-        return (kept == stored).all(axis=1) | (kept == vectors).all(axis=1)
+        stored = self.encode(prepare(vectors, self.dim, self.metric, "vectors"))
+        given_back = kept.astype(self.float_dtype) == vectors.astype(self.float_dtype)
+        return (kept == self.decode(stored)).all(axis=1) | given_back.all(axis=1)

@@ -24,6 +24,7 @@ from index.items import Item, NewItem
 from index.neighbors import prepare
 from index.new_gallery import create_gallery
 from index.shards import write_array
+from index.storage import Storage
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
 from retrieval.errors import DataError
@@ -92,14 +93,16 @@ def _absolute(gallery: Gallery, ids: np.ndarray, items: Iterator[Item]) -> Itera
 class Source:
     """A folder with vectors and tables, checked as far as it goes without reading all.
 
-    ``parts`` are pairs of files with ``rows`` rows together; ``model`` and ``metric`` are None
-    where the folder does not say, ``objects`` where it does not hold objects of pictures.
+    ``parts`` are pairs of files with ``rows`` rows together, ``dtype`` float32 or float16, which holds
+    their numbers; ``model`` and ``metric`` are None where the folder does not say, ``objects`` where
+    it does not hold objects of pictures.
     """
 
     folder: Path
     parts: list[Part]
     rows: int
     dim: int
+    dtype: str
     model: str | None
     metric: str | None
     objects: dict[str, Any] | None
@@ -120,15 +123,18 @@ def open_source(folder: Path) -> Source:
     facts = _marker(folder)
     if not facts.get("complete", True):
         raise DataError(f"{folder} is an export that was interrupted; export it again")
-    shapes = [open_vectors(vectors).shape for vectors, _ in parts]
+    arrays = [open_vectors(vectors) for vectors, _ in parts]
+    shapes = [array.shape for array in arrays]
     for (vectors, table), shape in zip(parts, shapes, strict=True):
         if count_rows(table) != shape[0]:
             raise DataError(f"{vectors} has {shape[0]} rows, {table} has {count_rows(table)}")
     if len({shape[1] for shape in shapes}) > 1:
         raise DataError(f"{folder} holds vectors of different lengths: {shapes}")
+    is_half = all(array.dtype == np.float16 for array in arrays)
     return Source(
-        folder, parts, sum(shape[0] for shape in shapes), shapes[0][1], facts.get("model"),
-        facts.get("metric"), facts.get("objects"),
+        folder, parts, sum(shape[0] for shape in shapes), shapes[0][1],
+        "float16" if is_half else "float32", facts.get("model"), facts.get("metric"),
+        facts.get("objects"),
     )  # fmt: skip
 
 
@@ -139,15 +145,17 @@ def open_or_create(
     metric: str | None = None,
     model: Path | None = None,
     made_by: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     images: Path | None = None,
 ) -> Gallery:
     """A gallery for vectors that are to be imported: a new one, or one that is there.
 
     ``model`` is the one that made the vectors, and is put into the gallery; without it ``made_by``
-    names what did, and only vectors can ask. Relative paths start at ``images``, by default the
-    folder. Raises GalleryError where what is there does not go with the vectors, DataError where it
-    is not said what made them.
+    names what did, and only vectors can ask. Vectors are stored as ``dtype``, by default as those of
+    the folder are, or in a gallery that is there as its own. Relative paths start at ``images``, by
+    default the folder. Raises GalleryError where what is there does not go with the vectors, DataError
+    where it is not said what made them. Nor is a new gallery made where already the first rows cannot
+    be imported: that raises as ``import_vectors``.
     """
     metric = metric or source.metric
     identity = embedder_id(model) if model else (source.model or made_by)
@@ -168,6 +176,9 @@ def open_or_create(
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         content = {MODEL_FILE: model_file(model).read_bytes()} if model else {}
+        dtype = dtype or source.dtype
+        for _, block in islice(_blocks(source), 1):
+            Storage(dtype, dim, metric).encode(prepare(block, dim, metric, "vectors"))
         return create_gallery(
             out, dim=source.dim, metric=metric, embedder_id=identity, model=content, dtype=dtype,
             image_root=images or source.folder, objects=source.objects, index_key=AUTO,
@@ -180,7 +191,7 @@ def open_or_create(
         )
     wanted = {"metric": metric, "dim": source.dim, "dtype": dtype}
     for name, value in wanted.items():
-        if gallery.settings[name] != value:
+        if value is not None and gallery.settings[name] != value:
             raise GalleryError(f"{out} has {name} {gallery.settings[name]}, not {value}")
     if gallery.objects != source.objects:
         raise GalleryError(
@@ -202,52 +213,88 @@ def import_vectors(
 
     A path that is there with another vector is replaced; of one that stands twice the last row counts.
     An import that was killed is continued by the same call. Raises DataError where array and table do
-    not agree, VectorError for values that are not finite.
+    not agree, or a row cannot be understood, and then adds nothing; VectorError for values that are
+    not finite.
     """
     started = time.monotonic()
     summary = FillSummary()
     root = Path(os.path.abspath(images or source.folder))
     with gallery.writer(wait) as writer:
-        for vectors_file, table in source.parts:
-            vectors, done = open_vectors(vectors_file), 0
-            for items in read_table(table):
-                block = np.asarray(vectors[done : done + len(items)], np.float32)
-                block = prepare(
-                    block, gallery.dim, gallery.metric, f"{vectors_file} from row {done}"
-                )
-                _import_block(writer, root, items, block, summary)
-                done += len(items)
-                on_progress(len(items))
+        last = _last_rows(lambda: _all_paths(source, root, gallery.image_root))
+        first = 0
+        for items, vectors in _blocks(source):
+            numbered = enumerate(_stored_paths(items, root, gallery.image_root), start=first)
+            rows = {path: row - first for row, path in numbered if last.get(path, row) == row}
+            _import_block(writer, rows, items, vectors, summary)
+            first += len(items)
+            on_progress(len(items))
         writer.refresh_index()
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
 
+def _blocks(source: Source) -> Iterator[tuple[list[NewItem], np.ndarray]]:
+    """Up to 8,192 items at a time with their vectors (n,D), as they are in the files.
+
+    Raises DataError for a row that cannot be understood, VectorError for values that are not finite.
+    """
+    for file, table in source.parts:
+        vectors, done = open_vectors(file), 0
+        for items in read_table(table):
+            block = vectors[done : done + len(items)]
+            prepare(block, source.dim, "l2", f"{file} from row {done}")  # names the file at fault
+            yield items, block
+            done += len(items)
+
+
+def _all_paths(source: Source, root: Path, image_root: Path) -> Iterator[str]:
+    """The path of each row, as stored."""
+    for _, table in source.parts:
+        for items in read_table(table):
+            yield from _stored_paths(items, root, image_root)
+
+
+def _stored_paths(items: Sequence[NewItem], root: Path, image_root: Path) -> list[str]:
+    """The paths of items relative to the folder ``image_root``, which were to ``root``."""
+    return [os.path.relpath(root / item.path, image_root) for item in items]
+
+
+def _last_rows(paths: Callable[[], Iterator[str]]) -> dict[str, int]:
+    """The last row of each of the paths that stands more than once, and maybe of a few others.
+
+    ``paths`` gives those of all rows. Only hashes of them are held, eight bytes of a row.
+    """
+    hashes = np.fromiter(map(hash, paths()), np.int64)
+    hashes.sort()
+    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not twice:
+        return {}
+    return {path: row for row, path in enumerate(paths()) if hash(path) in twice}
+
+
 def _import_block(
     writer: GalleryWriter,
-    root: Path,
+    rows: dict[str, int],
     items: Sequence[NewItem],
     vectors: np.ndarray,
     summary: FillSummary,
 ) -> None:
+    """Import items with their vectors (n,D): of each path, as stored, that of one row."""
     gallery = writer.gallery
-    stored = [os.path.relpath(root / item.path, gallery.image_root) for item in items]
-    rows = {path: row for row, path in enumerate(stored)}  # the last of a path counts
     there = gallery.items_of_paths(list(rows))
-    old_vectors = gallery.vectors(np.array([item.id for item in there.values()], np.int64))
-    old = dict(zip(there, old_vectors, strict=True))
-    storage = gallery.snapshot.storage
-    as_stored = storage.decode(storage.encode(vectors)).astype(np.float32)
+    kept = gallery.vectors(np.array([item.id for item in there.values()], np.int64))
+    same = gallery.snapshot.storage.same(kept, vectors[[rows[path] for path in there]])
+    same_vector = dict(zip(there, same.tolist(), strict=True))
     new, updates = [], []
     for path, row in rows.items():
-        item, same = dataclasses.replace(items[row], path=path), there.get(path)
-        same_vector = same is not None and (old[path] == as_stored[row]).all()
-        if same is None or item.content_hash != same.content_hash or not same_vector:
+        item, old = dataclasses.replace(items[row], path=path), there.get(path)
+        if old is None or item.content_hash != old.content_hash or not same_vector[path]:
             new.append((row, item))
             continue
-        now = dataclasses.replace(same, **dataclasses.asdict(item))
-        updates += [now] if now != same else []
+        now = dataclasses.replace(old, **dataclasses.asdict(item))
+        updates += [now] if now != old else []
     writer.update(updates)
+    # As they came: what is scaled to length 1 twice is not what is scaled once.
     writer.add(vectors[[row for row, _ in new]], [item for _, item in new])
     summary.replaced += sum(item.path in there for _, item in new)
     summary.added += sum(item.path not in there for _, item in new)

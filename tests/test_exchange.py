@@ -238,11 +238,116 @@ def make_of(folder: Path, out: Path) -> None:
 def test_values_that_are_not_finite_name_the_file(tmp_path: Path) -> None:
     vectors = np.zeros((2, 2))
     vectors[1, 1] = np.nan
-    source = open_source(write_plain(tmp_path / "in", vectors, "path\na\nb\n"))
-    made = open_or_create(source, tmp_path / "g", metric="l2", made_by="x")
+    folder = write_plain(tmp_path / "in", vectors, "path\na\nb\n")
     with pytest.raises(VectorError, match=r"embeddings\.npy from row 0.*row 1"):
-        import_vectors(made, source)
-    assert len(made) == 0
+        make_of(folder, tmp_path / "g")
+    assert not (tmp_path / "g").exists()
+
+
+def test_nothing_is_made_of_what_cannot_be_imported(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    large = write_plain(tmp_path / "in", np.full((2, 2), 1e300), "path\na\nb\n")
+    with pytest.raises(VectorError, match=r"embeddings\.npy from row 0 hold .* beyond float32"):
+        make_of(large, tmp_path / "g")
+    source = open_source(write_plain(tmp_path / "in", np.full((2, 2), 1e6), "path\na\nb\n"))
+    with pytest.raises(VectorError, match="float16 cannot hold"):
+        open_or_create(source, tmp_path / "g", metric="l2", made_by="x", dtype="float16")
+    assert not (tmp_path / "g").exists()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_row_that_cannot_be_understood_leaves_the_gallery_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.tables.BLOCK_ROWS", 2)
+    folder = write_plain(tmp_path / "in", np.eye(4), "path,size\na,1\nb,1\nc,1\nd,big\n")
+    with pytest.raises(DataError, match="row 3"):
+        make_of(folder, tmp_path / "g")
+    assert len(Gallery.open(tmp_path / "g")) == 0
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "kmeans:4", "kmeans:4x2"])
+def test_done_twice_it_changes_nothing(tmp_path: Path, metric: str, dtype: str) -> None:
+    """Neither an import, nor that of what the gallery itself exports; whatever it stores."""
+    vectors = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    table = "path\n" + "".join(f"{i}.png\n" for i in range(300))
+    folder = write_plain(tmp_path / "in", vectors, table)
+    kind = "float16" if dtype == "float16" else None
+    made = open_or_create(
+        open_source(folder), tmp_path / "g", metric=metric, made_by="x", dtype=kind
+    )
+    import_vectors(made, open_source(folder))
+    if dtype.startswith("kmeans"):
+        with made.writer() as writer:
+            writer.encode(dtype)
+    export_gallery(made, tmp_path / "out")
+    for source, made_by in ((open_source(folder), "x"), (open_source(tmp_path / "out"), None)):
+        there = open_or_create(source, made.path, metric=metric, made_by=made_by)
+        again = import_vectors(there, source, images=folder)
+        assert (again.added, again.replaced, again.unchanged) == (0, 0, 300)
+
+
+def test_vectors_are_stored_as_they_come_or_as_the_gallery_has_them(tmp_path: Path) -> None:
+    table = "path\na\nb\nc\nd\n"
+    half, single, double = (
+        open_source(write_plain(tmp_path / kind, np.eye(4, dtype=kind), table))
+        for kind in ("float16", "float32", "float64")
+    )
+    made = {"metric": "l2", "made_by": "x"}
+    assert open_or_create(half, tmp_path / "h", **made).settings["dtype"] == "float16"
+    assert open_or_create(double, tmp_path / "d", **made).settings["dtype"] == "float32"
+    assert open_or_create(half, tmp_path / "s", **made, dtype="float32").settings["dtype"] == (
+        "float32"
+    )
+    there = open_or_create(single, tmp_path / "h", **made)
+    assert import_vectors(there, single).added == 4
+    export_gallery(there, tmp_path / "out")
+    copy = open_or_create(open_source(tmp_path / "out"), tmp_path / "copy")
+    assert copy.settings["dtype"] == "float16"
+    with pytest.raises(GalleryError, match="has dtype float16, not float32"):
+        open_or_create(half, tmp_path / "h", **made, dtype="float32")
+
+
+def test_what_comes_into_a_gallery_of_codes_is_coded(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    first = write_plain(
+        tmp_path / "in", vectors[:100], "path\n" + "".join(f"{i}\n" for i in range(100))
+    )
+    make_of(first, tmp_path / "g")
+    gallery = Gallery.open(tmp_path / "g")
+    with gallery.writer() as writer:
+        writer.encode("kmeans:4")
+    more = write_plain(
+        tmp_path / "more", vectors, "path\n" + "".join(f"../in/{i}\n" for i in range(120))
+    )
+    make_of(more, tmp_path / "g")
+    gallery.refresh()
+    assert [item.path for item in gallery.all_items()] == [str(i) for i in range(120)]
+    storage = gallery.snapshot.storage
+    kept = gallery.vectors(np.arange(1, 121))
+    np.testing.assert_array_equal(kept, storage.decode(storage.encode(vectors)))
+    assert gallery.info()["dtype"] == "kmeans:4"
+    assert verify_gallery(gallery.path) == []
+
+
+def test_of_a_path_that_stands_twice_the_last_row_counts_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.tables.BLOCK_ROWS", 3)
+    names = ["a", "b", "c", "d", "./a", "e", "f", "b", "g", "x/../a"]
+    vectors = np.arange(20, dtype=np.float32).reshape(10, 2)
+    table = "path,label\n" + "".join(f"{name},{row}\n" for row, name in enumerate(names))
+    source = open_source(write_plain(tmp_path / "in", vectors, table))
+    made = open_or_create(source, tmp_path / "g", metric="l2", made_by="me")
+    assert import_vectors(made, source).added == 7
+    there = [(item.id, item.path, item.label) for item in made.all_items()]
+    assert [label for *_, label in there] == ["2", "3", "5", "6", "7", "8", "9"]
+    np.testing.assert_array_equal(made.vectors(np.array([there[-1][0]])), vectors[9:])
+    again = import_vectors(made, source)
+    assert (again.added, again.replaced, again.unchanged) == (0, 0, 7)
+    assert [(item.id, item.path, item.label) for item in made.all_items()] == there
 
 
 def test_a_damaged_parquet_file_is_refused(gallery: Gallery, tmp_path: Path) -> None:

@@ -192,10 +192,8 @@ def export_gallery(out: Path, gallery_path: Path | None, layout: str, as_json: b
 )
 @click.option(
     "--dtype",
-    default="float32",
-    show_default=True,
     type=click.Choice(["float32", "float16"]),
-    help="How vectors are stored.",
+    help="How a new gallery stores vectors.  [default: as FOLDER does]",
 )
 @click.option(
     "--images",
