@@ -1,25 +1,17 @@
 """Embedding many pictures: read ahead in threads, batches of those that can be read."""
 
-import csv
 import dataclasses
-import io
 import itertools
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from index.atomic import write_atomically
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import ImageError
 from retrieval.images import LOOK_AHEAD, read_images
-from retrieval.network_files import load_embedder
 from retrieval.objects import Found
 from retrieval.pictures import Picture
-from retrieval.summary import FillSummary
 
 Count = Callable[[int], None]
 Failures = list[tuple[Path, str]]
@@ -107,38 +99,3 @@ def embedded_batches(
             kept, images, failures = [], [], []
     if images or failures:
         yield embedded(kept, images, failures)
-
-
-def write_embeddings(
-    pictures: Sequence[Picture],
-    model: Path,
-    out: Path,
-    *,
-    device: torch.device | None = None,
-    **reading: object,
-) -> FillSummary:
-    """Write embeddings.npy float32 (n,D), pictures.csv (row, path, label), failed.jsonl into ``out``.
-
-    ``reading`` are the options of ``embed_pictures``. Raises ImageError with ``strict`` for a picture
-    that cannot be read.
-    """
-    started = time.monotonic()
-    embedder = load_embedder(model).to(device or torch.device("cpu"))
-    vectors = [np.empty((0, embedder.spec.embedding_dim), np.float32)]
-    kept: list[Picture] = []
-    failures: list[tuple[Path, str]] = []
-    for batch in embed_pictures(embedder, pictures, **reading):  # type: ignore[arg-type]
-        vectors.append(batch.vectors)
-        kept += batch.pictures
-        failures += batch.failures
-    buffer, table = io.BytesIO(), io.StringIO()
-    np.save(buffer, np.concatenate(vectors), allow_pickle=False)
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["row", "path", "label"])
-    rows.writerows([row, p.path, p.label or ""] for row, p in enumerate(kept))
-    write_atomically(out / "embeddings.npy", buffer.getvalue())
-    write_atomically(out / "pictures.csv", table.getvalue().encode("utf-8", "surrogateescape"))
-    lines = "".join(json.dumps({"path": str(p), "reason": r}) + "\n" for p, r in failures)
-    write_atomically(out / "failed.jsonl", lines.encode())
-    seconds = round(time.monotonic() - started, 3)
-    return FillSummary(added=len(kept), failed=len(failures), seconds=seconds)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,26 @@ def embedded(
     def embedder() -> Embedder:
         return load_embedder(model_of_gallery(gallery)).to(device)
 
-    # Drawn one by one, each before it is read, so that a later change is seen.
-    marked = (dataclasses.replace(p, mark=mark_of(p.path)) for p in pictures)
     if gallery.objects is None:
-        return embed_pictures(embedder(), marked, on_progress=on_progress, **reading)
+        return embed_pictures(embedder(), marked(pictures), on_progress=on_progress, **reading)
     by_object = open_object_embedder(gallery, embedder)
-    return embed_objects(by_object, marked, on_progress=on_progress, **reading)
+    return embed_objects(by_object, marked(pictures), on_progress=on_progress, **reading)
+
+
+def marked(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """Pictures with their marks, each drawn before it is read, so that a later change is seen."""
+    return (dataclasses.replace(p, mark=mark_of(p.path)) for p in pictures)
+
+
+def file_item(picture: Picture, path: str) -> NewItem:
+    """A picture that was read, as an item of this path.
+
+    Raises ImageError where it is not what its mark says it was before.
+    """
+    content, mark = content_hash(picture.path), mark_of(picture.path)
+    if mark is None or mark != picture.mark:  # vector and hash may be of two contents
+        raise ImageError("it changed while it was read; the same command takes it")
+    return NewItem(path, content, *mark, picture.label, picture.metadata or {})
 
 
 class Filler:
@@ -124,13 +138,10 @@ class Filler:
         try:
             if self.gallery.place_of(path)[1] is not None:
                 raise ImageError("its name ends like that of an object (#xywh=…); rename it")
-            content, mark = content_hash(picture.path), mark_of(picture.path)
-            if mark is None or mark != picture.mark:  # vector and hash may be of two contents
-                raise ImageError("it changed while it was read; the next add or sync takes it")
+            return file_item(picture, path)
         except ImageError as error:
             self._fail([(picture.path, str(error))])
             return None
-        return NewItem(path, content, *mark, picture.label, picture.metadata or {})
 
     def _fail(self, failures: Sequence[tuple[Path, str]]) -> None:
         self.failures += [(stored_path(self.gallery, path), reason) for path, reason in failures]

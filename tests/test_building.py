@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 from pathlib import Path
@@ -11,10 +12,11 @@ from PIL import Image
 from index.errors import GalleryError, ModelMismatch, NotAGallery
 from index.gallery import Gallery
 from index.verify import verify_gallery
+from retrieval import exchange
 from retrieval.building import fill, open_or_create, remove_pictures
 from retrieval.embedder import Embedder, embed_images
-from retrieval.embedding import write_embeddings
 from retrieval.errors import DataError, ImageError
+from retrieval.exchange import import_vectors, open_source, write_embeddings
 from retrieval.images import read_image
 from retrieval.network_files import load_embedder, save_network
 from retrieval.pictures import Picture, list_pictures
@@ -240,15 +242,65 @@ def test_embeddings_as_plain_files(tmp_path: Path, model: Path, pictures: Path) 
     summary = write_embeddings(monkey_batches, model, tmp_path / "out", batch_size=5)
     assert (summary.added, summary.failed) == (12, 1)
     vectors = np.load(tmp_path / "out" / "embeddings.npy", allow_pickle=False)
-    rows = (tmp_path / "out" / "pictures.csv").read_text().splitlines()
+    with (tmp_path / "out" / "pictures.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
     assert vectors.shape == (12, 8)
-    assert rows[0] == "row,path,label"
-    row, path, label = rows[5].split(",")
+    assert list(rows[0])[:3] == ["row", "path", "label"]
+    row, path, label = (rows[4][name] for name in ("row", "path", "label"))
     expected = embed_images(load_embedder(model), read_image(Path(path), 17)[None])[0]
     np.testing.assert_allclose(vectors[int(row)], expected, atol=1e-5)
     assert label == Path(path).parent.name
     with pytest.raises(ImageError, match=r"bad\.png"):
         write_embeddings(monkey_batches, model, tmp_path / "out", strict=True)
+
+
+def test_embeddings_are_imported_with_all_that_is_known(
+    tmp_path: Path, model: Path, pictures: Path
+) -> None:
+    (pictures / "list.csv").write_text("path,label,by\na/0.png,x,Ann\nb/1.png,,\nc/2.png,y,Bo\n")
+    listed = list_pictures([pictures / "list.csv"])
+    write_embeddings(listed, model, tmp_path / "out")
+    source = open_source(tmp_path / "out")
+    imported = exchange.open_or_create(source, tmp_path / "imported", images=pictures)
+    import_vectors(imported, source)
+    built = open_or_create(tmp_path / "built", model, sources=[pictures])
+    fill(built, listed)
+    assert list(imported.all_items()) == list(built.all_items())
+    np.testing.assert_array_equal(imported.vectors(np.arange(1, 4)), built.vectors(np.arange(1, 4)))
+    assert (imported.embedder_id, imported.metric) == (built.embedder_id, built.metric)
+    assert imported.items([1])[1].metadata == {"by": "Ann"}
+    write_embeddings(listed[:1], model, tmp_path / "out")
+    assert open_source(tmp_path / "out").rows == 1
+
+
+def test_embeddings_are_not_written_among_other_files(
+    tmp_path: Path, model: Path, pictures: Path
+) -> None:
+    listing = pictures / "pictures.csv"
+    listing.write_text("path,label,by\na/0.png,x,Ann\n")
+    gallery = build(tmp_path / "g", model, pictures)
+    (tmp_path / "file").write_text("x")
+    for place in (pictures, gallery.path, tmp_path / "file"):
+        with pytest.raises(GalleryError, match=f"{place} has something in it that is no export"):
+            write_embeddings(list_pictures([listing]), tmp_path / "no model", place)
+    assert listing.read_text() == "path,label,by\na/0.png,x,Ann\n"
+    assert verify_gallery(gallery.path) == []
+
+
+def test_a_picture_that_changes_while_it_is_embedded_is_left_out(
+    tmp_path: Path, model: Path, pictures: Path
+) -> None:
+    listed = list_pictures([pictures])
+    touched = []
+
+    def touch(_: int) -> None:
+        if not touched:
+            touched.append(os.utime(listed[0].path, ns=(1, 1)))
+
+    summary = write_embeddings(listed, model, tmp_path / "out", on_progress=touch)
+    assert (summary.added, summary.failed) == (11, 1)
+    assert "changed while it was read" in (tmp_path / "out" / "failed.jsonl").read_text()
+    assert open_source(tmp_path / "out").rows == 11
 
 
 def test_an_empty_list_gives_an_empty_gallery(tmp_path: Path, model: Path) -> None:

@@ -17,7 +17,8 @@ from retrieval.cli.options import NEW_FOLDER, model_option, print_json
     "--out",
     required=True,
     type=NEW_FOLDER,
-    help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label).",
+    help="Folder for embeddings.npy (float32) and pictures.csv (row, path, label, …): a new one, or "
+    "an older export, which is replaced.",
 )
 @filling_options
 def embed(
@@ -28,13 +29,13 @@ def embed(
     as_json: bool,
     **filling: Any,
 ) -> None:
-    """Write the embeddings of PICTURES as plain files, for use elsewhere.
+    """Write the embeddings of PICTURES as plain files, for use elsewhere or for `retrieval import`.
 
     \b
     Example:
       retrieval embed photos/ --model runs/flowers --out vectors/
     """
-    from retrieval.embedding import write_embeddings
+    from retrieval.exchange import write_embeddings
 
     write = partial(write_embeddings, model=model, out=out)
     summary = embed_with(write, list_with(pictures, labels), **filling)
