@@ -121,7 +121,7 @@ def search_index(
             raise
         # Some indexes know no filters: take more, and filter here.
         more = min(4 * fetch + int((~allowed).sum()), index.ntotal)
-        _, positions = index.search(queries, more)
+        _, positions = index.search(queries, more, params=_parameters(index, None, effort))
         positions[~((positions >= 0) & allowed[positions])] = -1
         order = np.argsort(positions < 0, axis=1, kind="stable")[:, :fetch]
         positions = np.take_along_axis(positions, order, 1)

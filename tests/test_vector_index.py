@@ -54,6 +54,18 @@ def test_every_allowed_pair_finds_vectors_themselves_with_and_without_a_filter(
     assert np.mean(present) >= 0.9
 
 
+@pytest.mark.parametrize("key", ["IVF64,PQ4+4", "PCA8,IVF64,PQ4+4", "IVF64,RQ2x4", "IVF64,Flat"])
+def test_a_filter_takes_no_effort_away(key: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(900, 8)).astype(np.float32)
+    index = built(key, "l2", vectors)
+    one_gone = np.arange(900) != 5
+    among_all = search_index(index, vectors[:40], 200, None, 64)
+    filtered = search_index(index, vectors[:40], 200, one_gone, 64)
+    for row, found in enumerate(among_all):
+        wanted = found[found != 5]
+        assert np.isin(wanted[:190], filtered[row]).all()
+
+
 @pytest.mark.parametrize(
     ("key", "metric"),
     [
