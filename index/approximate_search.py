@@ -6,7 +6,7 @@ from index.neighbors import Neighbors
 from index.rescoring import nearest_candidates
 from index.snapshot import Snapshot
 from index.stored_index import TunedIndex
-from index.vector_index import most_effort, search_index
+from index.vector_index import is_graph, most_effort, search_index
 
 BATCH = 1024
 """Queries whose candidates are held at a time, to bound memory."""
@@ -43,10 +43,12 @@ def _search(
 ) -> tuple[Neighbors, np.ndarray]:
     fetch = fetched(tuned.candidates, k)
     there = len(tuned.ids) if allowed is None else int(allowed.sum())
-    # Where fewer are allowed, the nearest of them are farther away and lie in more of the lists.
-    effort = min(
-        round(tuned.effort * (len(tuned.ids) / max(there, 1)) ** 0.5), most_effort(tuned.index)
-    )
+    # Where fewer are allowed, or more are wanted, they are farther away and lie in more of the lists.
+    farther = len(tuned.ids) / max(there, 1) * fetch / tuned.candidates
+    graph = is_graph(tuned.index)
+    # A graph stops after so many steps, however few candidates it has seen by then.
+    effort = max(round(tuned.effort * farther**0.5), fetch * graph)
+    effort = min(effort, most_effort(tuned.index))
     wanted = min(fetch // 2, there)
     positions = search_index(tuned.index, queries, fetch, allowed, effort)
     few = np.flatnonzero((positions >= 0).sum(1) < wanted)
@@ -55,7 +57,9 @@ def _search(
         positions[few] = search_index(tuned.index, queries[few], fetch, allowed, effort)
         few = few[(positions[few] >= 0).sum(1) < wanted]
     ids = np.where(positions >= 0, tuned.ids[positions], -1)
-    found, unsettled = nearest_candidates(queries, ids, k, snapshot)
+    # Among many copies of a vector a graph does not find its way to each.
+    alike = tuned.candidates // 2 if graph else None
+    found, unsettled = nearest_candidates(queries, ids, k, snapshot, alike)
     unsettled &= there > fetch
     unsettled[few] = True
     return found, unsettled

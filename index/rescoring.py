@@ -66,20 +66,21 @@ def candidate_distances(queries: np.ndarray, ids: np.ndarray, snapshot: Snapshot
 
 
 def nearest_candidates(
-    queries: np.ndarray, ids: np.ndarray, k: int, snapshot: Snapshot
+    queries: np.ndarray, ids: np.ndarray, k: int, snapshot: Snapshot, alike: int | None = None
 ) -> tuple[Neighbors, np.ndarray]:
     """The k nearest of candidates ids (Q,c), and of which queries (bool (Q,)) ties leave that open.
 
     Open is a query whose candidates from the middle to the last are equally far: others, as far and
-    with smaller ids, may not be among them. That k does not matter for this is on purpose.
+    with smaller ids, may not be among them. With ``alike`` it is so where so many are equally far,
+    wherever they stand. That k does not matter for this is on purpose.
     """
     metric = snapshot.settings["metric"]
     if metric == "l1":
         exact = rescore(queries, ids, snapshot.vectors_of, metric)
-        return exact.best(k), _tied(exact.distances)
+        return exact.best(k), _tied(exact.distances, alike)
     rough = rough_distances(queries, ids, snapshot)
     likely = _nearest(rough, ids, k)
-    return rescore(queries, likely, snapshot.vectors_of, metric).best(k), _tied(rough)
+    return rescore(queries, likely, snapshot.vectors_of, metric).best(k), _tied(rough, alike)
 
 
 def _nearest(values: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
@@ -96,10 +97,15 @@ def _nearest(values: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def _tied(values: np.ndarray) -> np.ndarray:
-    middle = np.partition(values, values.shape[1] // 2, axis=1)[:, values.shape[1] // 2]
-    last = values.max(1)
+def _tied(values: np.ndarray, alike: int | None) -> np.ndarray:
+    middle = values.shape[1] // 2
+    if alike is None or alike > values.shape[1]:
+        first = np.partition(values, middle, axis=1)[:, middle : middle + 1]
+        last = values.max(1, keepdims=True)
+    else:
+        ordered = np.sort(values, axis=1)
+        first, last = ordered[:, : values.shape[1] - alike + 1], ordered[:, alike - 1 :]
+    tied = np.zeros(first.shape, bool)
     full = np.isfinite(last)  # where candidates are missing, there are no others
-    tied = np.zeros(len(values), bool)
-    tied[full] = last[full] - middle[full] <= 1e-6 * (1 + np.abs(last[full]))
-    return tied
+    tied[full] = last[full] - first[full] <= 1e-6 * (1 + np.abs(last[full]))
+    return np.any(tied, axis=1)

@@ -9,6 +9,7 @@ own id maps are not used: ``remove_ids`` under IndexIDMap2 around an IVF index s
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -133,21 +134,29 @@ def holds_whole_vectors(key: str) -> bool:
     return re.fullmatch(r"IVF\d+(_HNSW\d+)?(,Flat)?|HNSW\d+(,Flat)?", key) is not None
 
 
+def is_graph(index: "faiss.Index") -> bool:
+    """Whether it is searched from neighbour to neighbour."""
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        return is_graph(inner.index)
+    return isinstance(inner, faiss.IndexHNSW)
+
+
 def usual_effort(index: "faiss.Index") -> int:
     """The effort where none was measured: FAISS's own (1 list) is far too little."""
     lists = _lists(index)
-    return min(max(8, lists // 16), lists) if lists else 128 * _is_graph(index)
+    return min(max(8, lists // 16), lists) if lists else 128 * is_graph(index)
 
 
 def most_effort(index: "faiss.Index") -> int:
     """The effort beyond which nothing changes."""
-    return _lists(index) or index.ntotal * _is_graph(index)
+    return _lists(index) or index.ntotal * is_graph(index)
 
 
 def efforts(index: "faiss.Index") -> list[int]:
     """Efforts worth trying, ascending, about three to each doubling; more than 4,096 is not."""
     most = min(most_effort(index), 4096)
-    found = [min(32 if _is_graph(index) else 1, most)]
+    found = [min(32 if is_graph(index) else 1, most)]
     while found[-1] < most:
         found.append(min(max(round(found[-1] * 2 ** (1 / 3)), found[-1] + 1), most))
     return found
@@ -171,13 +180,16 @@ def expected_bytes(key: str, rows: int, dim: int) -> int:
 def _parameters(
     index: "faiss.Index", selector: "faiss.IDSelector | None", effort: int
 ) -> "faiss.SearchParameters | None":
-    options = {} if selector is None else {"sel": selector}
+    options: dict[str, Any] = {} if selector is None else {"sel": selector}
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexPreTransform):
         nested = _parameters(inner.index, selector, effort)
         return faiss.SearchParametersPreTransform(index_params=nested)
-    if _lists(index):
-        return faiss.SearchParametersIVF(nprobe=min(effort, _lists(index)), **options)
+    if lists := _lists(index):
+        effort = min(effort, lists)
+        # A graph that finds the lists, as of IVFn_HNSWm, stops after 16 steps otherwise.
+        options["quantizer_params"] = _parameters(inner.quantizer, None, effort)
+        return faiss.SearchParametersIVF(nprobe=effort, **options)
     if isinstance(inner, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=effort, **options)
     return faiss.SearchParameters(**options) if options else None
@@ -186,10 +198,6 @@ def _parameters(
 def _lists(index: "faiss.Index") -> int:
     inner = faiss.try_extract_index_ivf(index)
     return int(inner.nlist) if inner is not None else 0
-
-
-def _is_graph(index: "faiss.Index") -> bool:
-    return isinstance(faiss.downcast_index(index), faiss.IndexHNSW)
 
 
 def write_index(index: "faiss.Index", write: Callable[[bytes], int]) -> None:

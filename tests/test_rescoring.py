@@ -72,6 +72,9 @@ def test_the_cut_keeps_ties_with_small_ids_and_says_what_it_cannot_settle(tmp_pa
     distinct = filled(tmp_path / "d", np.arange(400, dtype=np.float32).reshape(100, 4))
     _, unsettled = nearest_candidates(query, ids, 5, distinct.snapshot)
     assert unsettled.tolist() == [False]
+    seen = ids[:, :90]  # the 40 nearest are alike, then others
+    assert nearest_candidates(query, seen, 5, gallery.snapshot, 30)[1].tolist() == [True]
+    assert nearest_candidates(query, seen, 5, distinct.snapshot, 30)[1].tolist() == [False]
     holes = ids.copy()
     holes[:, -1] = -1  # fewer were found than asked for: there are no others
     _, unsettled = nearest_candidates(query, holes, 5, gallery.snapshot)

@@ -212,6 +212,39 @@ def test_a_graph_of_equal_vectors_answers_in_the_order_of_ids(
     assert found.ids[0].tolist() == list(range(1, 11))
 
 
+@pytest.mark.parametrize("key", ["HNSW32", "HNSW16,SQ8", "PCA12,HNSW16", "IVF64,Flat", "IVF64,SQ8"])
+def test_many_neighbours_are_found_as_well_as_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr("index.gallery.EXACT_BELOW_ROWS", 0)
+    vectors = np.random.default_rng(0).normal(size=(3040, 12)).astype(np.float32)
+    made = make_gallery(tmp_path / "g.gallery", dim=12, index_key=key)
+    with made.writer() as writer:
+        writer.add(vectors[40:], new_items(0, 3000))
+        writer.refresh_index()
+    for k in (10, 100, 500):
+        pairs = zip(
+            made.search(vectors[:40], k).ids, made.search(vectors[:40], k, exact=True).ids,
+            strict=True,
+        )  # fmt: skip
+        assert np.mean([len(np.intersect1d(*pair)) / k for pair in pairs]) >= 0.94
+
+
+def test_many_neighbours_of_a_graph_with_copies_stand_in_the_order_of_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.gallery.EXACT_BELOW_ROWS", 0)
+    vectors = np.random.default_rng(0).normal(size=(3000, 12)).astype(np.float32)
+    copies = np.random.default_rng(1).permutation(3000)[:150]
+    vectors[copies] = vectors[0]
+    made = make_gallery(tmp_path / "g.gallery", dim=12, index_key="HNSW16")
+    with made.writer() as writer:
+        writer.add(vectors, new_items(0, 3000))
+        writer.refresh_index()
+    found = made.search(vectors[:1], 100)
+    assert found.ids[0].tolist() == [*np.union1d(copies, [0])[:100] + 1]
+
+
 def test_a_flipped_bit_in_the_index_is_seen_before_it_is_searched(gallery: Gallery) -> None:
     file = gallery.path / index_file(gallery)
     data = bytearray(file.read_bytes())

@@ -66,6 +66,13 @@ def test_a_filter_takes_no_effort_away(key: str) -> None:
         assert np.isin(wanted[:190], filtered[row]).all()
 
 
+@pytest.mark.parametrize("key", ["IVF512_HNSW4,Flat", "PCA8,IVF512_HNSW4,Flat"])
+def test_lists_that_a_graph_finds_are_all_visited_where_all_are_wanted(key: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+    positions = search_index(built(key, "l2", vectors), vectors[:20], 2000, None, 512)
+    assert (positions >= 0).mean() > 0.99
+
+
 @pytest.mark.parametrize(
     ("key", "metric"),
     [
@@ -88,6 +95,7 @@ def test_efforts_ascend_to_the_most_and_never_stay_at_one_list() -> None:
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     for key, first, most, usual in [
         ("IVF64,Flat", 1, 64, 8), ("HNSW8", 32, 600, 128), ("SQ8", 0, 0, 0), ("IVF4,Flat", 1, 4, 4),
+        ("PCA4,HNSW8", 32, 600, 128), ("PCA4,IVF64,Flat", 1, 64, 8),
     ]:  # fmt: skip
         index = built(key, "l2", vectors)
         tried = efforts(index)
