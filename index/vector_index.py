@@ -31,6 +31,17 @@ ALLOWED_KEYS = {
 }
 
 
+# Some that FAISS makes end the process, or cannot be filled bit by bit, asked or read again.
+IMPOSSIBLE = {
+    r"(?<!\d)0+(?!\d)": "holds the number 0; all have to be 1 or more",
+    r"HNSW0*1(?!\d)": "asks for a graph of 1 neighbour; give HNSW2 or more, such as HNSW32",
+    r"PQ\d+x0*[12](?!\d)": "asks for product codes of 1 or 2 bits; give 3 or more, such as PQ8x4",
+    r"NSG|ZnLattice|HNSW\d*_\d+\+|IVF.*(RQ|LSQ)[\dx]+fs": (
+        "names a kind that cannot be kept in a gallery; give IVFn,…, HNSWn, PQ… or SQ…"
+    ),
+}
+
+
 def check_key(key: str, metric: str, dim: int) -> None:
     """Refuse an index key that is unknown to FAISS, or does not go with the metric; auto and Flat do.
 
@@ -50,7 +61,13 @@ def check_key(key: str, metric: str, dim: int) -> None:
         raise IndexKeyError(
             f"--index {key} does not go with the {metric} metric; allowed are: {allowed}"
         )
-    empty_index(key, metric, dim)
+    for pattern, reason in IMPOSSIBLE.items():
+        if re.search(pattern, key):
+            raise IndexKeyError(f"--index {key} {reason}")
+    if empty_index(key, metric, dim).metric_type != FAISS_METRIC[metric]:
+        raise IndexKeyError(
+            f"--index {key} is always of another metric than {metric}; give IVFn,…, HNSWn, PQ… or SQ…"
+        )
 
 
 def empty_index(key: str, metric: str, dim: int) -> "faiss.Index":

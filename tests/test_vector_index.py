@@ -86,6 +86,37 @@ def test_nonsense_pairs_are_refused(key: str, metric: str) -> None:
         check_key(key, metric, 8)
 
 
+@pytest.mark.parametrize(
+    ("key", "metric", "told"),
+    [
+        *((key, "l2", "number 0") for key in [
+            "IVF0,Flat", "IVF00,Flat", "HNSW0", "HNSW0,SQ8", "IVF4_HNSW0,Flat", "IVF4(HNSW0),Flat",
+            "PCA0,IVF4,Flat", "PCAR0,Flat", "PCA4,RR0,Flat", "PQ4x0", "IVF4,PQ4x0", "PQ4x4fs_0",
+            "OPQ4_0,PQ4", "IVF4,RQ0x4", "IVF4,RQ2x0", "IVF4,FlatPanorama0", "SQ0", "IVF4,SQ0",
+        ]),
+        *((key, "l2", "1 neighbour") for key in [
+            "HNSW1", "HNSW01", "HNSW1,SQ8", "IVF4_HNSW1,Flat", "IVF4(HNSW1),Flat", "PCA4,HNSW1",
+        ]),
+        ("HNSW0", "l1", "number 0"), ("HNSW1", "l1", "1 neighbour"), ("IVF0,Flat", "l1", "number 0"),
+        ("PQ4x1", "l2", "1 or 2 bits"), ("PCA4,PQ2x2", "cosine", "1 or 2 bits"),
+        ("PCA4,NSG8", "l2", "cannot be kept"), ("PCA4,ZnLattice2x1_4", "l2", "cannot be kept"),
+        ("HNSW8_2+PQ4", "l2", "cannot be kept"), ("IVF4,RQ4x4fs_Nrq2x4", "l2", "cannot be kept"),
+        ("HNSW8,PQ4", "cosine", "another metric"),
+    ],
+)  # fmt: skip
+def test_keys_that_faiss_cannot_bear_are_refused(key: str, metric: str, told: str) -> None:
+    with pytest.raises(IndexKeyError, match=f"--index .*{told}"):
+        check_key(key, metric, 8)
+
+
+def test_the_smallest_keys_that_are_allowed_can_be_searched() -> None:
+    vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    for key in ("IVF1,Flat", "HNSW2", "IVF4_HNSW2,Flat", "PCA1,Flat", "PQ1x3", "IVF4,RQ1x1", "SQ4"):
+        check_key(key, "l2", 8)
+        data = written(built(key, "l2", vectors))
+        assert search_index(map_index(data, 600, 8, "l2", "file"), vectors, 1, None, 4).max() > 0
+
+
 def test_more_lists_than_vectors_are_refused_with_both_numbers() -> None:
     with pytest.raises(IndexKeyError, match=r"64 lists.*10 vectors"):
         train_index("IVF64,Flat", "l2", np.eye(10, dtype=np.float32))
