@@ -50,21 +50,34 @@ def index_due(
 ) -> NewIndex | None:
     """The index to put in the place of the present one, None where that may stay.
 
-    Where there are too few vectors for the key there is none until there are enough, with a warning.
-    ``anew``: planned and built whatever there is; too few vectors are an IndexKeyError then. Raises
-    BudgetError where no index keeps to the limits.
+    Where there are too few vectors for the key there is none until there are enough, with a warning;
+    where none keeps to the limits they are passed over, with a warning. ``anew``: planned and built
+    whatever there is; too few vectors are an IndexKeyError then, and what does not keep to the limits a
+    BudgetError.
     """
     plan = None if anew else snapshot.settings.get("plan")
-    exact = key == FLAT or (key == AUTO and planner.stays_exact(snapshot, limits))
-    if exact or snapshot.n_items == 0:
+    if snapshot.n_items == 0:
         return _without(snapshot)
+    exact = key == FLAT or (key == AUTO and planner.stays_exact(snapshot, limits))
     try:
-        return _changed(snapshot, key, limits, report, plan)
+        if not exact:
+            return _changed(snapshot, key, limits, report, plan)
+        _check_exact(snapshot, limits, timed=anew)
     except IndexKeyError as error:
         if anew:
             raise
         logger.warning("%s; until there are more, every vector is compared", error)
-        return _without(snapshot)
+    except BudgetError as error:
+        if anew:
+            raise
+        _warn(error)
+        if not exact:
+            return _changed(snapshot, key, Limits(recall=limits.recall), report, plan)
+    return _without(snapshot)
+
+
+def _warn(error: BudgetError) -> None:
+    logger.warning("%s: by retrieval tune; until then the limits are passed over", error)
 
 
 def _without(snapshot: Snapshot) -> NewIndex | None:
@@ -83,7 +96,7 @@ def _changed(
         return None
     if snapshot.tuned is None:
         return _planned(snapshot, key, limits, report, plan)
-    return _extended(snapshot, plan, report)
+    return _extended(snapshot, plan, limits, report)
 
 
 def _is_worn(snapshot: Snapshot, plan: dict[str, Any]) -> bool:
@@ -92,7 +105,9 @@ def _is_worn(snapshot: Snapshot, plan: dict[str, Any]) -> bool:
     return grown or gone > GONE_SHARE * len(snapshot.indexed_ids)
 
 
-def _extended(snapshot: Snapshot, plan: dict[str, Any], report: Report) -> NewIndex | None:
+def _extended(
+    snapshot: Snapshot, plan: dict[str, Any], limits: Limits, report: Report
+) -> NewIndex | None:
     tuned, stored = snapshot.tuned, snapshot.stored
     assert tuned is not None
     assert stored is not None
@@ -102,6 +117,10 @@ def _extended(snapshot: Snapshot, plan: dict[str, Any], report: Report) -> NewIn
         return None
     index = load_index(stored.folder / stored.name)
     _add(index, snapshot, newer, report)
+    try:
+        _check_size(plan["key"], index_bytes(index), limits)
+    except BudgetError as error:
+        _warn(error)
     return NewIndex(index, np.concatenate([tuned.ids, newer]), plan)
 
 
@@ -120,8 +139,9 @@ def _planned(
     if key == FLAT:
         return NewIndex(None, np.empty(0, np.int64), _plan(key, table[0], table, rows, chosen_at))
     index, order, measured = build(snapshot, key, limits.recall, report)
+    _check_size(key, index_bytes(index), limits)
     if measured is not None:
-        _check(measured, limits)
+        _check_time(measured, limits)
     return NewIndex(index, order, _plan(key, measured, table, rows, chosen_at))
 
 
@@ -150,9 +170,9 @@ def build(
     report("Tuning", 0, n_held)
     seconds = time.perf_counter() - started
     measured = Trial(snapshot, rest, held).tune(index, key, recall)
-    measured = dataclasses.replace(measured, bytes=index_bytes(index), build_seconds=seconds)
     report("Tuning", n_held, n_held)
     _add(index, snapshot, held, report)
+    measured = dataclasses.replace(measured, bytes=index_bytes(index), build_seconds=seconds)
     return index, np.concatenate([rest, held]), measured
 
 
@@ -162,13 +182,30 @@ def _add(index: Any, snapshot: Snapshot, ids: np.ndarray, report: Report) -> Non
         report("Adding", min(start + BLOCK_ROWS, len(ids)), len(ids))
 
 
-def _check(measured: Measured, limits: Limits) -> None:
-    """The sample promised that the limits would be kept; the whole index has to."""
+def _check_exact(snapshot: Snapshot, limits: Limits, *, timed: bool) -> None:
+    """Whether comparing all vectors keeps to the limits; how long it takes only where ``timed``."""
+    size = snapshot.n_items * snapshot.storage.row_bytes
+    _check_size(FLAT, size, limits)
+    if timed and limits.max_query_ms is not None:
+        few = snapshot.living_ids()[: planner.TIMED]
+        _check_time(Trial(snapshot, few, few).exact(size), limits)
+
+
+def _check_size(key: str, size: int, limits: Limits) -> None:
+    if limits.max_bytes is not None and size > limits.max_bytes:
+        raise BudgetError(
+            f"{key} over all vectors takes {size:,} bytes, more than the {limits.max_bytes:,} allowed; "
+            f"give --max-index-memory-usage {size} or more, or another --index"
+        )
+
+
+def _check_time(measured: Measured, limits: Limits) -> None:
+    """The sample promised that the limit would be kept; the whole index has to."""
     if limits.max_query_ms is not None and measured.p50_ms > limits.max_query_ms:
         raise BudgetError(
             f"{measured.key} over all vectors takes {measured.p50_ms:.3g} ms for a query, more than "
             f"the {limits.max_query_ms:g} ms allowed; give --max-query-time-ms "
-            f"{np.ceil(measured.p50_ms * 110) / 100:g}, or a lower --recall-target"
+            f"{np.ceil(measured.p50_ms * 110) / 100:g} or more, or another --index"
         )
 
 

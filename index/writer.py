@@ -171,7 +171,7 @@ class GalleryWriter:
 
         Before that many small shards become one.
         ``report`` is called with what is being done, how much of it is, and how much it is in all.
-        Raises BudgetError where no index keeps to the gallery's limits.
+        Where no index keeps to the gallery's limits a warning says so.
         """
         self._join()
         gallery = self.gallery

@@ -9,7 +9,7 @@ import pytest
 from galleries import make_gallery, new_items, slow_search
 
 from index import planner, upkeep
-from index.errors import IndexKeyError
+from index.errors import BudgetError, IndexKeyError
 from index.gallery import Gallery
 from index.planner import Limits
 from index.snapshot import Snapshot
@@ -174,6 +174,68 @@ def test_to_tune_for_a_key_with_too_few_vectors_is_an_error(gallery: Gallery) ->
     with gallery.writer() as writer, pytest.raises(IndexKeyError, match=r"512 lists.* vectors"):
         writer.tune("IVF512,Flat", Limits())
     assert gallery.info() == before
+
+
+@pytest.mark.parametrize("key", ["IVF8,Flat", AUTO])
+def test_a_gallery_that_has_outgrown_its_limits_is_written_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    monkeypatch.setattr(upkeep, "NEWER_ROWS", 50)
+    monkeypatch.setattr(planner, "LEAST_ROWS", 400)
+    limits = Limits(max_query_ms=1e-9)
+    made = make_gallery(tmp_path / "g.gallery", dim=6, index_key=key, limits=limits)
+    told = []
+    for start, stop in ((0, 420), (420, 440), (440, 500), (500, 900)):
+        put(made, start, stop)
+        told.append("--max-query-time-ms" in caplog.text and "retrieval tune" in caplog.text)
+        caplog.clear()
+    assert told == [True, False, False, True]  # where an index was learnt
+    assert made.settings["plan"]["rows"] == 900
+    assert made.limits == limits
+    with made.writer() as writer, pytest.raises(BudgetError, match="give --max-query-time-ms"):
+        writer.tune(key, limits)
+
+
+def test_an_index_that_grows_beyond_its_limit_says_so(
+    gallery: Gallery, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = gallery.settings["plan"]["table"][0]["bytes"]
+    assert size == (gallery.path / index_file(gallery)).stat().st_size
+    with gallery.writer() as writer:
+        writer.tune("IVF8,Flat", Limits(max_bytes=size))
+    put(gallery, 500, 540)
+    assert caplog.text == ""
+    put(gallery, 540, 600)
+    assert re.search(r"more than the .* allowed; give --max-index-memory-usage \d+", caplog.text)
+    assert gallery.info()["indexed"] == 600
+    check(gallery, list(range(1, 601)))
+
+
+def test_vectors_that_grow_beyond_the_limit_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(max_bytes=24 * 100)
+    made = make_gallery(tmp_path / "g.gallery", dim=6, index_key="Flat", limits=limits)
+    put(made, 0, 100)
+    assert caplog.text == ""
+    put(made, 100, 101)
+    assert "Flat over all vectors takes 2,424 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["IVF8,Flat", "HNSW8", "Flat"])
+def test_a_named_index_keeps_to_the_limits_or_is_refused(gallery: Gallery, key: str) -> None:
+    before = gallery.info()
+    for limits in (Limits(max_bytes=1000), Limits(max_query_ms=1e-9)):
+        with gallery.writer() as writer, pytest.raises(BudgetError, match="give --max-"):
+            writer.tune(key, limits)
+        assert gallery.info() == before
+    with gallery.writer() as writer, pytest.raises(BudgetError) as caught:
+        writer.tune(key, Limits(max_bytes=1000))
+    least = re.search(r"--max-index-memory-usage (\d+)", str(caught.value))
+    assert least is not None
+    with gallery.writer() as writer:
+        writer.tune(key, Limits(max_bytes=int(least[1])))
+    assert gallery.settings["index_key"] == key
 
 
 @pytest.mark.parametrize("key", ["IVF8,Flat", "IVF8,SQ8", "IVF8,RaBitQ", "IVF8,PQ3x4fs", "HNSW16"])
