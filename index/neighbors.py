@@ -16,8 +16,8 @@ FAISS_METRIC = {
 }
 LONGEST = 1e18
 """The length of the longest vectors: sums of a few squares of it are within float32."""
-RESCORE_ROWS = 1024
-"""Queries whose candidates are re-scored at a time, to bound memory."""
+RESCORE_PAIRS = 2**15
+"""Candidates that are re-scored at a time, to bound memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +95,11 @@ def rescore(
     pair is computed on its own, so that an answer depends neither on k nor on the other queries.
     """
     distances = np.full(ids.shape, np.inf, np.float32)
-    for start in range(0, len(queries), RESCORE_ROWS):
-        part = ids[start : start + RESCORE_ROWS]
+    step = max(RESCORE_PAIRS // max(ids.shape[1], 1), 1)
+    for start in range(0, len(queries), step):
+        part = ids[start : start + step]
         rows, columns = np.nonzero(part >= 0)
-        pairs = vectors_of(part[rows, columns]), queries[start : start + RESCORE_ROWS][rows]
+        pairs = vectors_of(part[rows, columns]), queries[start : start + step][rows]
         distances[start + rows, columns] = pair_distances(*pairs, metric)
     return Neighbors(distances, ids)
 

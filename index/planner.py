@@ -15,7 +15,7 @@ import numpy as np
 from index.approximate_search import approximate_search
 from index.errors import BudgetError
 from index.exact_search import exact_search
-from index.rescoring import candidate_distances
+from index.rescoring import nearest_candidates
 from index.snapshot import Snapshot
 from index.stored_index import TunedIndex
 from index.vector_index import (
@@ -277,11 +277,9 @@ class Trial:
         widths = WHOLE_CANDIDATES if holds_whole_vectors(key) else CODE_CANDIDATES
         positions = search_index(index, self.queries, widths[-1], None, effort)
         ids = np.where(positions >= 0, self.ids[positions], -1)
-        distances = candidate_distances(self.queries, ids, self.snapshot)
-        farthest = self.nearest.distances[:, -1:]
-        found = np.cumsum(distances <= farthest + 1e-5 * (1 + np.abs(farthest)), axis=1)
         for width in widths:
-            shares = np.minimum(found[:, min(width, found.shape[1]) - 1], self.k) / self.k
+            found, _ = nearest_candidates(self.queries, ids[:, :width], self.k, self.snapshot)
+            shares = (found.distances <= self.nearest.distances[:, -1:]).mean(1)
             recall, error = float(shares.mean()), float(shares.std() / len(shares) ** 0.5)
             if recall - error >= target:
                 return width, recall, True

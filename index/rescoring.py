@@ -10,6 +10,10 @@ from index.snapshot import Snapshot
 
 ROUNDING = 1e-5
 """Candidates farther than the k-th by this share are compared in float64 too: float32 errs by less."""
+TIE = 5e-7
+"""Candidates are equally far where this share is all that float32 finds between them."""
+LEAST = np.finfo(np.float32).tiny
+"""Below, float32 has no full precision."""
 FEW_PAIRS = 4096
 """So few are copied together: waking FAISS's threads for each shard would take longer."""
 
@@ -56,15 +60,6 @@ def _pair_values(
     return -out if metric == "cosine" else out
 
 
-def candidate_distances(queries: np.ndarray, ids: np.ndarray, snapshot: Snapshot) -> np.ndarray:
-    """True distances float32 (Q,c) of candidates ids (Q,c), inf for −1."""
-    metric = snapshot.settings["metric"]
-    if metric == "l1":
-        return rescore(queries, ids, snapshot.vectors_of, metric).distances
-    rough = rough_distances(queries, ids, snapshot)
-    return np.sqrt(rough) if metric == "l2" else 1 + rough
-
-
 def nearest_candidates(
     queries: np.ndarray, ids: np.ndarray, k: int, snapshot: Snapshot, alike: int | None = None
 ) -> tuple[Neighbors, np.ndarray]:
@@ -77,18 +72,25 @@ def nearest_candidates(
     metric = snapshot.settings["metric"]
     if metric == "l1":
         exact = rescore(queries, ids, snapshot.vectors_of, metric)
-        return exact.best(k), _tied(exact.distances, alike)
+        return exact.best(k), _tied(exact.distances, metric, alike)
     rough = rough_distances(queries, ids, snapshot)
-    likely = _nearest(rough, ids, k)
-    return rescore(queries, likely, snapshot.vectors_of, metric).best(k), _tied(rough, alike)
+    likely = _nearest(rough, ids, k, metric)
+    return rescore(queries, likely, snapshot.vectors_of, metric).best(k), _tied(
+        rough, metric, alike
+    )
 
 
-def _nearest(values: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
+def _slack(values: np.ndarray, share: float, metric: str) -> np.ndarray:
+    """A share of the values; of cosines, which are sums near 1 of near vectors, that of 1."""
+    return share * (np.ones_like(values) if metric == "cosine" else values) + LEAST
+
+
+def _nearest(values: np.ndarray, ids: np.ndarray, k: int, metric: str) -> np.ndarray:
     """The ids (Q,w) that may be among the k nearest, however float32 has rounded; −1 fills up rows."""
     if ids.shape[1] <= k:
         return ids
     last = np.partition(values, k - 1, axis=1)[:, k - 1 : k]
-    near = values <= last + ROUNDING * (1 + np.abs(last))
+    near = values <= last + _slack(last, ROUNDING, metric)
     counts = near.sum(1)
     rows, columns = np.nonzero(near)
     places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -97,7 +99,7 @@ def _nearest(values: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def _tied(values: np.ndarray, alike: int | None) -> np.ndarray:
+def _tied(values: np.ndarray, metric: str, alike: int | None) -> np.ndarray:
     middle = values.shape[1] // 2
     if alike is None or alike > values.shape[1]:
         first = np.partition(values, middle, axis=1)[:, middle : middle + 1]
@@ -107,5 +109,5 @@ def _tied(values: np.ndarray, alike: int | None) -> np.ndarray:
         first, last = ordered[:, : values.shape[1] - alike + 1], ordered[:, alike - 1 :]
     tied = np.zeros(first.shape, bool)
     full = np.isfinite(last)  # where candidates are missing, there are no others
-    tied[full] = last[full] - first[full] <= 1e-6 * (1 + np.abs(last[full]))
+    tied[full] = last[full] - first[full] <= _slack(last[full], TIE, metric)
     return np.any(tied, axis=1)

@@ -11,6 +11,7 @@ from index import planner
 from index.errors import BudgetError
 from index.gallery import Gallery
 from index.planner import Limits, Measured, Trial, candidate_keys, check_budget, judge, lists_for
+from index.vector_index import search_index, train_index
 
 
 def measured(key: str, p50: float, size: int, recall: float = 0.96) -> Measured:
@@ -123,6 +124,28 @@ def test_recall_is_that_of_held_out_vectors_by_a_loop(tmp_path: Path, metric: st
     other = filled(tmp_path / "o", vectors[:800], metric=metric)
     truth = other.search(vectors[800:], 10, exact=True).ids
     assert np.array_equal(truth, trial.nearest.ids)
+
+
+@pytest.mark.parametrize(
+    ("metric", "move", "scale"), [("l2", 0, 1e-4), ("l1", 0, 1e-6), ("cosine", 1, 0.01)]
+)
+def test_recall_is_right_where_distances_are_small(
+    tmp_path: Path, metric: str, move: float, scale: float
+) -> None:
+    vectors = (move + scale * np.random.default_rng(0).normal(size=(900, 8))).astype(np.float32)
+    gallery = filled(tmp_path, vectors, metric=metric)
+    ids = np.arange(1, 901)
+    trial = Trial(gallery.snapshot, ids[:800], ids[800:])
+    index = train_index("IVF64,Flat", metric, gallery.vectors(ids[:800]))
+    index.add(gallery.vectors(ids[:800]))
+    _, recall, reached = trial._width(index, "IVF64,Flat", 2, 0.95)
+    found = search_index(index, trial.queries, 800, None, 2)
+    truth = [
+        np.isin(near, there + 1).mean()
+        for near, there in zip(trial.nearest.ids, found, strict=True)
+    ]
+    assert recall == pytest.approx(np.mean(truth), abs=0.01)
+    assert not reached
 
 
 def test_equal_vectors_are_no_misses(tmp_path: Path) -> None:

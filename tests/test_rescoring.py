@@ -7,7 +7,7 @@ from galleries import grid_vectors, make_gallery, new_items, slow_distance
 from index import rescoring
 from index.gallery import Gallery
 from index.neighbors import unit
-from index.rescoring import candidate_distances, nearest_candidates
+from index.rescoring import nearest_candidates, rough_distances
 
 
 def filled(folder: Path, vectors: np.ndarray, **options: object) -> Gallery:
@@ -34,17 +34,27 @@ def test_distances_of_candidates_by_a_loop(
     queries = unit(queries) if metric == "cosine" else queries
     ids = rng.integers(1, 101, (5, 9))
     ids[2, 4] = ids[3, :] = -1
-    found = candidate_distances(queries, ids, gallery.snapshot)
+    for k in (3, 9):
+        found, _ = nearest_candidates(queries, ids, k, gallery.snapshot)
+        for row, candidates in enumerate(ids):
+            there = gallery.vectors(candidates[candidates >= 0])
+            expected = sorted(slow_distance(queries[row], vector, metric) for vector in there)
+            expected += [np.inf] * (9 - len(expected))
+            assert found.distances[row] == pytest.approx(
+                expected[:k], abs=1e-5 if dtype == "float32" else 1e-3
+            )
+    if metric == "l1":
+        return
+    rough = rough_distances(queries, ids, gallery.snapshot)
     for row, column in np.ndindex(ids.shape):
         if ids[row, column] < 0:
-            assert found[row, column] == np.inf
+            assert rough[row, column] == np.inf
         else:
             vector = gallery.vectors(ids[row, column : column + 1])[0]
             expected = slow_distance(queries[row], vector, metric)
-            assert found[row, column] == pytest.approx(
-                expected, abs=1e-5 if dtype == "float32" else 1e-3
-            )
-    assert candidate_distances(queries, ids[:, :0], gallery.snapshot).shape == (5, 0)
+            value = 1 + rough[row, column] if metric == "cosine" else rough[row, column] ** 0.5
+            assert value == pytest.approx(expected, abs=1e-5 if dtype == "float32" else 1e-3)
+    assert rough_distances(queries, ids[:, :0], gallery.snapshot).shape == (5, 0)
 
 
 def test_rows_are_found_where_shards_have_gaps(tmp_path: Path) -> None:
@@ -79,6 +89,23 @@ def test_the_cut_keeps_ties_with_small_ids_and_says_what_it_cannot_settle(tmp_pa
     holes[:, -1] = -1  # fewer were found than asked for: there are no others
     _, unsettled = nearest_candidates(query, holes, 5, gallery.snapshot)
     assert unsettled.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("metric", "move", "scale"),
+    [("l2", 0, 1), ("l2", 0, 1e-4), ("l2", 0, 1e-20), ("l1", 0, 1e-6), ("cosine", 1, 0.02)],
+)
+def test_near_vectors_are_no_ties_and_are_told_apart(
+    tmp_path: Path, metric: str, move: float, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = (move + scale * rng.normal(size=(100, 6))).astype(np.float32)
+    gallery = filled(tmp_path, vectors, metric=metric)
+    queries = gallery.vectors(np.arange(1, 6))
+    ids = np.tile(rng.permutation(np.arange(1, 101)), (5, 1))
+    found, unsettled = nearest_candidates(queries, ids, 10, gallery.snapshot)
+    assert np.array_equal(found.ids, gallery.search(queries, 10, exact=True).ids)
+    assert scale == 1e-20 or not unsettled.any()  # their squares are beyond float32
 
 
 def test_float32_cannot_change_the_answer(tmp_path: Path) -> None:
