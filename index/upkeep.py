@@ -33,7 +33,10 @@ GONE_SHARE = 0.2
 """An index is built anew when more of it than this share was removed."""
 LEAST_HELD_OUT = 20
 REPLAN_GROWTH = 4
-"""Which index it is, is asked again when the gallery has grown so many times; its effort always."""
+"""Which index it is, is asked again when the gallery has grown so many times; its effort always.
+
+Exact search slows down most: whether it is still the best is asked whenever the gallery has doubled.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,8 @@ def _planned(
     """An index of the key, or of the plan; without either, of the best candidate."""
     rows, table = snapshot.n_items, list[Measured]()
     chosen_at = rows
-    if key == AUTO and plan is not None and rows <= REPLAN_GROWTH * _chosen_at(plan):
+    growth = 1 if plan is None or plan["key"] == FLAT else REPLAN_GROWTH
+    if key == AUTO and plan is not None and rows <= growth * _chosen_at(plan):
         key, table = plan["key"], [Measured(**row) for row in plan["table"]]
         chosen_at = _chosen_at(plan)
     elif key == AUTO:

@@ -116,6 +116,25 @@ def test_the_choice_is_made_anew_after_four_times_the_vectors_however_they_came(
     assert made.settings["plan"]["key"] == "IVF2,Flat"
 
 
+def test_exact_search_that_was_chosen_is_asked_again_when_the_gallery_has_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "NEWER_ROWS", 10)
+    monkeypatch.setattr(planner, "stays_exact", lambda snapshot, limits: False)
+    keys = iter(["Flat", "IVF2,Flat"])
+
+    def choose(*_: object) -> list[planner.Measured]:
+        return [planner.Measured(next(keys), 1, 10, 1.0, 0.1, 0.1, 1, 0.1)]
+
+    monkeypatch.setattr(planner, "choose", choose)
+    made = make_gallery(tmp_path / "auto.gallery", dim=6, index_key=AUTO)
+    chosen = []
+    for start in range(0, 250, 50):
+        put(made, start, start + 50)
+        chosen.append(made.settings["plan"]["key"])
+    assert chosen == ["Flat", "Flat", "IVF2,Flat", "IVF2,Flat", "IVF2,Flat"]
+
+
 def test_an_index_of_which_much_is_gone_is_built_anew(gallery: Gallery) -> None:
     before = index_file(gallery)
     remove(gallery, range(1, 101))  # a fifth: may stay
