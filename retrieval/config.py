@@ -64,7 +64,7 @@ class LossConfig(Checked):
     margin: float = choice(
         0.2,
         "triplet: a negative should be this much farther than a positive",
-        at_least=0,
+        at_least=0.001,
         at_most=100,
     )
     mining: str | None = choice(

@@ -64,6 +64,7 @@ def test_the_preset_goes_before_fast_resnet_and_behind_other_networks(
     [
         ({"pool": "mean"}, "--pool is 'mean'; it can be avg, max, avgmax, gem"),
         ({"epochs": 0}, "--epochs is 0; it must be at least 1"),
+        ({"margin": 0.0}, "--margin is 0.0; it must be at least 0.001"),
         ({"hue": 0.6}, "--hue is 0.6; it must be at most 0.5"),
         ({"lr": float("nan")}, "--lr is nan"),
         ({"epoch": 3}, "no setting 'epoch'"),
