@@ -102,8 +102,10 @@ class Frame:
     def see(self, rows: np.ndarray) -> np.ndarray:
         """Rows (n,d) as float32: from the middle, in reaches; those beyond FAR on their way at FAR."""
         away = rows / 2 - self.middle
-        length = np.abs(away).max(axis=1, keepdims=True)
-        return (away / np.maximum(self.reach, length / FAR)).astype(np.float32)
+        scale: np.ndarray | float = self.reach
+        if away.size and max(away.max(), -away.min()) / FAR > scale:
+            scale = np.maximum(scale, np.abs(away).max(axis=1, keepdims=True) / FAR)
+        return (away / scale).astype(np.float32, copy=False)
 
 
 def clusters(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
