@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -276,11 +276,11 @@ def test_what_takes_the_place_of_the_gallery_answers(tmp_path: Path, photo: Path
 def test_what_does_not_arrive_is_not_waited_for(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(self: Request) -> bytes:
+    async def never(self: Request) -> AsyncIterator[bytes]:
         await anyio.sleep(60)
-        return b""
+        yield b""
 
-    monkeypatch.setattr(Request, "body", never)
+    monkeypatch.setattr(Request, "stream", never)
     monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.01)
     with TestClient(search_app(GalleryThread(place / "g.gallery"), ["testserver"])) as client:
         answer = client.post("/api/query", content=b"x")

@@ -1,4 +1,4 @@
-"""The HTTP interface: what is asked, what is answered, and who may ask.
+"""The HTTP interface: what is asked, and what is answered.
 
 GET  /                          the search page
 GET  /api/gallery               what the gallery holds
@@ -13,16 +13,14 @@ request: pictures are known by their ids, and are encoded anew, so that no file 
 """
 
 import io
-import ipaddress
 import json
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -44,6 +42,7 @@ from retrieval.images import read_thumbnail, upright_size
 from retrieval.report import outlined
 from retrieval.search import Answer, thumbnail
 from retrieval.web.gallery_thread import GalleryThread
+from retrieval.web.guard import guarding
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -57,14 +56,6 @@ UPLOAD_SECONDS = 60
 SIDE, MAX_SIDE = 256, 1024
 MISTAKES = (ConfigError, DataError, ImageError, FilterError, VectorError)
 """Errors of who asks; all others are of the gallery."""
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self' blob:; script-src 'self'; style-src "
-    "'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 def search_app(gallery: GalleryThread, names: Iterable[str] = ()) -> Starlette:
@@ -76,14 +67,14 @@ def search_app(gallery: GalleryThread, names: Iterable[str] = ()) -> Starlette:
         routes=[
             Route("/", _page),
             Route("/api/gallery", _about),
-            Route("/api/query", _query, methods=["POST"], max_body_size=MAX_BYTES),
+            Route("/api/query", _query, methods=["POST"]),
             Route("/api/query/{item_id}", _query_stored),
-            Route("/api/picture", _upright, methods=["POST"], max_body_size=MAX_BYTES),
+            Route("/api/picture", _upright, methods=["POST"]),
             Route("/pictures/{item_id}", _picture),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
-            Middleware(BaseHTTPMiddleware, dispatch=_guarding({"localhost", *names})),
+            Middleware(BaseHTTPMiddleware, dispatch=guarding({"localhost", *names})),
         ],
         exception_handlers={
             HTTPException: _refused, RetrievalError: _failed, GalleryError: _failed, OSError: _failed,
@@ -103,49 +94,6 @@ def _closing(gallery: GalleryThread) -> Callable[[Starlette], Any]:
         gallery.close()
 
     return lifespan
-
-
-def _guarding(names: Set[str]) -> Callable[..., Awaitable[Response]]:
-    """Answer nobody but our own page and programs: no other page can show or ask what is here."""
-
-    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        if not _is_named(request.headers.get("host", ""), names):
-            response = _json({"error": "asked by a name that is not known here; see --name"}, 403)
-        elif _is_from_elsewhere(request, names):
-            response = _json({"error": "another site may not ask here"}, 403)
-        else:
-            response = await answer(request)
-        if response.status_code == 413:
-            most = f"a picture may have {MAX_BYTES >> 20} MiB, and this one is larger"
-            response = _json({"error": most}, 413)
-        response.headers.update({k: v for k, v in HEADERS.items() if k not in response.headers})
-        return response
-
-    return guard
-
-
-def _is_named(host: str, names: Set[str]) -> bool:
-    """Whether a request is for an address in numbers, with or without a port, or one of these names."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name in names
-    return True
-
-
-def _is_from_elsewhere(request: Request, names: Set[str]) -> bool:
-    """Whether a page of another site asks, but for a link to our page that a person follows."""
-    followed = request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
-    site = request.headers.get("sec-fetch-site", "none")
-    # Browsers tell the site only to whom they trust, and where a question comes from to all.
-    origin = request.headers.get("origin")
-    place = (origin or "").partition("://")[2]
-    own = origin is None or place in (request.headers.get("host"), *names)
-    return not own or (site not in ("none", "same-origin") and not followed)
 
 
 async def _page(request: Request) -> Response:
@@ -206,16 +154,29 @@ async def _upright(request: Request) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """The picture that is sent. Raises DataError for none, HTTPException for one that does not come."""
+    """The picture that is sent.
+
+    Raises DataError for none, HTTPException for one that does not come, or is too large.
+    """
+    _check_size(_whole(request.headers.get("content-length", "")) or 0)  # before it is sent
+    picture = bytearray()
     async with request.app.state.uploads:  # large ones take memory
         try:
             with anyio.fail_after(UPLOAD_SECONDS):
-                picture = await request.body()
+                async for part in request.stream():
+                    picture += part
+                    _check_size(len(picture))
         except TimeoutError as error:
             raise HTTPException(408, "the picture did not arrive in time") from error
     if not picture:
         raise DataError("there is no picture in the body of the request; send the bytes of a file")
-    return picture
+    return bytes(picture)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        most = f"a picture may have {MAX_BYTES >> 20} MiB, and this one is larger"
+        raise HTTPException(413, most)
 
 
 def _place(gallery: Gallery, item_id: int) -> tuple[Path, Box | None] | None:
