@@ -12,6 +12,7 @@ LAYERS = [
     {"calibration"},
     {"initial_network", "batches", "class_loss"},
     {"duplicates"},
+    {"exporting"},
     {"search", "building", "exchange", "binning", "labelling", "object_finder"},
     {"filling"},
     {"object_embedding"},

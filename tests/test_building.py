@@ -16,7 +16,8 @@ from retrieval import exchange
 from retrieval.building import fill, open_or_create, remove_pictures
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError, ImageError
-from retrieval.exchange import import_vectors, open_source, write_embeddings
+from retrieval.exchange import import_vectors, open_source
+from retrieval.exporting import write_embeddings
 from retrieval.images import read_image
 from retrieval.network_files import load_embedder, save_network
 from retrieval.pictures import Picture, list_pictures

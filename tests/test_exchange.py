@@ -12,9 +12,10 @@ from galleries import grid_vectors, make_gallery, new_items
 from index.errors import GalleryError, ModelMismatch, VectorError
 from index.gallery import Gallery
 from index.verify import verify_gallery
-from retrieval import exchange
+from retrieval import exporting
 from retrieval.errors import DataError
-from retrieval.exchange import export_gallery, import_vectors, open_or_create, open_source
+from retrieval.exchange import import_vectors, open_or_create, open_source
+from retrieval.exporting import export_gallery
 from retrieval.network_files import embedder_id
 from retrieval.search import Searcher
 
@@ -54,9 +55,9 @@ def write_plain(folder: Path, vectors: np.ndarray, table: str) -> Path:
 def test_what_is_exported_comes_back(
     gallery: Gallery, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "PART_ROWS", 7)
+    monkeypatch.setattr(exporting, "PART_ROWS", 7)
     monkeypatch.setattr("retrieval.tables.BLOCK_ROWS", 3)
-    monkeypatch.setattr(exchange, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(exporting, "BLOCK_ROWS", 4)
     seen = []
     assert export_gallery(gallery, tmp_path / "out", layout, seen.append) == sum(seen) == 18
     files = sorted(p.name for p in (tmp_path / "out").rglob("*.*"))
@@ -88,7 +89,7 @@ def test_what_is_exported_comes_back(
 def test_a_second_export_replaces_the_first_and_nothing_else(
     gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "PART_ROWS", 7)
+    monkeypatch.setattr(exporting, "PART_ROWS", 7)
     export_gallery(gallery, tmp_path / "out", "clip-retrieval")
     with gallery.writer() as writer:
         writer.remove(range(1, 15))
@@ -110,7 +111,7 @@ def test_an_interrupted_export_is_not_imported(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(exchange, "write_table", fail)
+        patch.setattr(exporting, "write_table", fail)
         with pytest.raises(KeyboardInterrupt):
             export_gallery(gallery, tmp_path / "out", layout)
     with pytest.raises(DataError, match=r"missing|interrupted"):

@@ -35,7 +35,7 @@ def embed(
     Example:
       retrieval embed photos/ --model runs/flowers --out vectors/
     """
-    from retrieval.exchange import write_embeddings
+    from retrieval.exporting import write_embeddings
 
     write = partial(write_embeddings, model=model, out=out)
     summary = embed_with(write, list_with(pictures, labels), **filling)

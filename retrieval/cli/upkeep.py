@@ -162,7 +162,7 @@ def export_gallery(out: Path, gallery_path: Path | None, layout: str, as_json: b
     which is replaced.
     """
     from index.gallery import Gallery
-    from retrieval.exchange import export_gallery
+    from retrieval.exporting import export_gallery
     from retrieval.progress import Progress
 
     gallery = Gallery.open(find_gallery(gallery_path))
