@@ -67,6 +67,11 @@ class Network(nn.Module):
         return scaled.contiguous(memory_format=torch.channels_last)
 
 
+PIXELS_A_THREAD = 4 * 224**2
+"""Of a batch on processors. More are slower there, not faster, and take gigabytes: 256 pictures of 224
+pixels 7 GiB in place of 0.8, at a quarter of the speed (EfficientNet-Lite0, 2 cores)."""
+
+
 @torch.inference_mode()
 def run_network(
     network: Network,
@@ -88,8 +93,11 @@ def run_network(
         raise ValueError(
             f"pictures are {images.dtype} {images.shape}; expected uint8 (N,{size},{size},3)"
         )
-    if len(images) > 1 and network.mean.device.type == "cpu":
-        keep_freed_memory()
+    if network.mean.device.type == "cpu":
+        fitting = PIXELS_A_THREAD * torch.get_num_threads() // size**2
+        batch_size = min(batch_size, max(fitting, 1))
+        if len(images) > 1:
+            keep_freed_memory()
     was_training = network.training
     network.eval()
     out = np.empty((len(images), columns), np.float32)

@@ -70,6 +70,24 @@ def test_embeddings_of_nothing_at_all_stay_finite() -> None:
     assert torch.isfinite(raw.grad).all()
 
 
+def test_batches_on_processors_are_as_small_as_pictures_are_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embedder, images = small(), some_images(7)
+    sizes: list[int] = []
+    embedder.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    whole = embed_images(embedder, images)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("retrieval.network.PIXELS_A_THREAD", -(-3 * 17**2 // threads))
+    parts = embed_images(embedder, images)
+    monkeypatch.setattr("retrieval.network.PIXELS_A_THREAD", 1)  # never none at all
+    single = embed_images(embedder, images)
+    views = 2 if embedder.spec.mirror else 1
+    assert sizes == [7] * views + [3] * 2 * views + [1] * views + [1] * 7 * views
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    np.testing.assert_allclose(single, whole, atol=1e-6)
+
+
 def test_embed_images_restores_the_mode_after_an_error_and_changes_no_statistics() -> None:
     embedder, images = small().train(), some_images(3)
     before = {name: tensor.clone() for name, tensor in embedder.state_dict().items()}
