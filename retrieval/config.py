@@ -129,8 +129,7 @@ class FitConfig(Checked):
     lr: float = choice(0.37, "highest learning rate", at_least=1e-9, at_most=1000)
     head_lr: float | None = choice(
         None,
-        "learning rate of the head and the loss, as a multiple of the rest's (without it: 1, but 10 "
-        "for an embedder or classifier with --weights)",
+        "learning rate of the head and the loss, as a multiple of the rest's (without it: 1)",
         at_least=0.001,
         at_most=1000,
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from retrieval.backbones import as_backbone, build_backbone
 from retrieval.device import in_float32
+from retrieval.errors import ConfigError
 from retrieval.network import Network, run_network
 from retrieval.pooling import GlobalPool
 from retrieval.published import published_look, published_size
@@ -24,6 +25,14 @@ class Embedder(Network):
         self.spec = spec
         self.pool = GlobalPool(spec.pool)
         channels = as_backbone(self.backbone).out_channels * self.pool.multiplier
+        if not spec.projection:
+            if spec.embedding_dim != channels:
+                raise ConfigError(
+                    f"an embedding without projection has {channels} numbers, as the features of "
+                    f"{spec.backbone}, not {spec.embedding_dim}"
+                )
+            self.projection: nn.Module = nn.Identity()
+            return
         self.projection = nn.Linear(channels, spec.embedding_dim, bias=False)
         # Lengths and angles of features come through, so that it learns no slower than they do.
         nn.init.orthogonal_(self.projection.weight)
@@ -53,17 +62,15 @@ class Embedder(Network):
 def published_embedder(name: str) -> Embedder:
     """An embedder that needs no training: the mean over the map of a network with ImageNet weights.
 
-    Its projection changes nothing. Raises CheckpointError where the weights cannot be had.
+    Raises CheckpointError where the weights cannot be had.
     """
     mean, std = published_look(name)
     spec = EmbedderSpec(
         backbone=name, stem="stock", image_size=published_size(name), mean=mean, std=std, pool="avg",
-        mirror=False,
+        mirror=False, projection=False,
     )  # fmt: skip
     channels = as_backbone(build_backbone(spec)).out_channels
-    embedder = Embedder(dataclasses.replace(spec, embedding_dim=channels), "imagenet")
-    nn.init.eye_(embedder.projection.weight)
-    return embedder.eval()
+    return Embedder(dataclasses.replace(spec, embedding_dim=channels), "imagenet").eval()
 
 
 def embed_images(embedder: Embedder, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:

@@ -54,7 +54,8 @@ DEEP_SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 PLAIN = ("lenet", "alexnet", "nin", "vgg", "vgg11", "vgg13", "vgg16", "vgg19", "softmax", "logistic",
          "mlp")  # fmt: skip
-DEEP = ("googlenet", "inception-v3", "densenet121", "densenet161", "densenet169", "densenet201")
+DEEP = ("googlenet", "inception-v3", "efficientnet-lite0", "densenet121", "densenet161", "densenet169",
+        "densenet201")  # fmt: skip
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BACKBONE_SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(PLAIN, PLAIN_SETTINGS),
@@ -75,6 +76,10 @@ CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 """What suits each network; a data set's own settings and given options take precedence."""
+
+FINE_TUNING = {"fast-resnet": 0.4}
+FINE_TUNING_ELSE = 0.2
+"""Of the learning rate, where a network has learnt before, which is lost at the full one."""
 
 SMALL_BATCHES = ("tiny-ssd", "faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn")
 # With regions first a picture is many examples, and costs as much. The small one takes more steps.

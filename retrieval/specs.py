@@ -20,8 +20,8 @@ class NetworkSpec(Checked):
     backbone: str = choice(
         "fast-resnet",
         "network: fast-resnet; resnet18, 34, 50, 101, 152; densenet121, 161, 169, 201; vgg11, 13, 16, "
-        "19, or vgg with --blocks; alexnet, nin, googlenet, inception-v3, lenet, tiny; softmax, "
-        "logistic, mlp (baselines on pixels)",
+        "19, or vgg with --blocks; alexnet, nin, googlenet, inception-v3, efficientnet-lite0, lenet, "
+        "tiny; softmax, logistic, mlp (baselines on pixels)",
     )
     width: int = choice(80, "channels of the first stage of fast-resnet", at_least=8, at_most=512)
     width_factor: float = choice(
@@ -92,6 +92,8 @@ class EmbedderSpec(NetworkSpec):
         "with --no-flip)",
     )
     distance: str = choice("l2", "distance to learn, and to search by", choices=DISTANCES)
+    projection: bool = True
+    """Whether features are projected; else they are the embedding, of as many numbers as they have."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,6 @@ from retrieval.processes import Processes
 from retrieval.run_config import TrainClassifyConfig
 from retrieval.training import Task, fit
 
-HEAD_LR = 10.0
-"""How much faster a new head learns on a backbone that is trained already."""
-
 ClassifierRun = Run[TrainClassifyConfig]
 
 
@@ -161,7 +158,7 @@ def classifying_task(
         save_best=lambda module: None,
         save_state=lambda state: None,
         head=(classifier.head,),
-        head_lr=config.fit.head_lr or (1.0 if config.weights is None else HEAD_LR),
+        head_lr=config.fit.head_lr or 1.0,
         processes=processes,
     )
 

@@ -24,9 +24,6 @@ from retrieval.processes import Processes
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.training import Task, fit, step_generator
 
-HEAD_LR = 10.0
-"""How much faster a new head learns on a backbone that is trained already."""
-
 
 def train_embed(
     config: TrainEmbedConfig,
@@ -100,7 +97,6 @@ def embedding_task(
         n_classes=len(fitting.classes) if config.pairs == "classes" else 0,
         weights=weights,
     ).to(device)
-    default_head_lr = 1.0 if config.weights is None else HEAD_LR
     return Task(
         module=embedder,
         loss=loss,
@@ -110,7 +106,7 @@ def embedding_task(
         save_best=lambda module: None,
         save_state=lambda state: None,
         head=(embedder.projection,),
-        head_lr=config.fit.head_lr or default_head_lr,
+        head_lr=config.fit.head_lr or 1.0,
         processes=processes,
     )
 

@@ -22,7 +22,6 @@ import numpy as np
 from index.code_keys import CodeKey, code_index
 from index.codes import Codebook, CodeIndex, bits_for, pack_codes
 from index.neighbors import prepare, rescore
-from retrieval import models
 from retrieval.binning import METHODS
 from retrieval.cli.commands import Command
 from retrieval.evaluation import evaluate_retrieval
@@ -265,7 +264,7 @@ def plot(rows: list[Row], out: Path) -> None:
 
 
 @click.command(cls=Command, help=__doc__)
-@click.option("--model", default=models.DEFAULT, show_default=True, type=click.Path(path_type=Path))
+@click.option("--model", default="cifar10", show_default=True, type=click.Path(path_type=Path))
 @click.option("--dataset", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
 @click.option("--embeddings", "folder", default="vectors", type=click.Path(path_type=Path))

@@ -8,13 +8,14 @@ from torch import nn
 from torchvision import models
 
 from retrieval.backbones import FITS, NAMES, PUBLISHED, Backbone, build_backbone
+from retrieval.backbones.efficientnet_lite import SamePadding
 from retrieval.errors import CheckpointError, ConfigError
 from retrieval.specs import NetworkSpec
 
 NARROW = dict.fromkeys(FITS["width_factor"], 0.125) | {"lenet": 1.0}
 ALL = [name for name in NAMES if name != "vgg"]
 FAMILIES = ["fast-resnet", "resnet18", "resnet50", "densenet121", "vgg11", "vgg", "alexnet", "nin",
-            "googlenet", "inception-v3", "lenet", "tiny", "softmax"]  # fmt: skip
+            "googlenet", "inception-v3", "efficientnet-lite0", "lenet", "tiny", "softmax"]  # fmt: skip
 
 
 def spec_of(name: str, **options: object) -> NetworkSpec:
@@ -67,6 +68,8 @@ CASES = [
     ("resnet18", "small"),
     ("resnet18", "stock"),
     ("resnet50", "small"),
+    ("efficientnet-lite0", "small"),
+    ("efficientnet-lite0", "stock"),
 ]
 
 
@@ -100,6 +103,25 @@ def test_maps_have_the_size_that_the_contract_names(name: str, stem: str) -> Non
             assert shape == (2, backbone.out_channels, *expected)
         below = backbone(torch.empty(2, 3, smallest - 1, smallest - 1)).shape
         assert below[2:] == (1, 1)
+
+
+@pytest.mark.parametrize(("side", "stride", "length"), [(3, 2, 6), (3, 2, 7), (5, 2, 8), (5, 1, 3)])
+def test_borders_lie_as_tensorflow_lays_them(side: int, stride: int, length: int) -> None:
+    """A map of ⌈length / stride⌉, and of a border that cannot be halved the greater part behind."""
+    torch.manual_seed(0)
+    layer = SamePadding(1, 1, (1, side), (1, stride), bias=False)
+    line, weights = torch.randn(length), layer.weight.detach().flatten()
+    places = -(-length // stride)
+    before = max((places - 1) * stride + side - length, 0) // 2
+    expected = [
+        sum(
+            float(line[p * stride - before + n] * weights[n])
+            for n in range(side) if 0 <= p * stride - before + n < length
+        )
+        for p in range(places)
+    ]  # fmt: skip
+    found = layer(line.view(1, 1, 1, length)).flatten().tolist()
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 HEADS = ("fc.", "classifier.", "aux", "AuxLogits.")

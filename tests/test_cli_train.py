@@ -93,7 +93,7 @@ def test_a_continued_network_brings_the_settings_that_suit_it(place: Path, tmp_p
     run("train-classify", *data, "--out", tmp_path / "first", "--backbone", "lenet")
     run("train-classify", *data, "--out", tmp_path / "second", "--from", tmp_path / "first")
     one, two = (json.loads((tmp_path / n / "config.json").read_text()) for n in ("first", "second"))
-    assert two["fit"] == one["fit"]
+    assert two["fit"] == one["fit"] | {"lr": 0.2 * one["fit"]["lr"]}  # what has learnt goes slower
     assert two["fit"]["optimizer"] == "adamw"
     assert two["classifier"]["backbone"] == "lenet"
     refused = run("train-classify", *data, "--backbone", "resnet18", "--width", 16, code=1)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from retrieval.embedder import Embedder, embed_images
+from retrieval.errors import ConfigError
 from retrieval.specs import EmbedderSpec
 
 
@@ -108,6 +109,18 @@ def test_embed_images_restores_the_mode_after_an_error_and_changes_no_statistics
 def test_every_pool_fits_every_backbone(backbone: str, pool: str) -> None:
     embedder = small(backbone=backbone, pool=pool)
     assert embedder(torch.randn(2, 3, 17, 17)).shape == (2, 6)
+
+
+def test_without_projection_features_are_the_embedding() -> None:
+    embedder = small(backbone="resnet18", pool="avg", projection=False, embedding_dim=512)
+    images = torch.randn(2, 3, 17, 17)
+    features = embedder.backbone(images).mean((2, 3))
+    torch.testing.assert_close(embedder(images), features)
+    assert not list(embedder.projection.parameters())
+    with pytest.raises(
+        ConfigError, match=r"has 1024 numbers, as the features of resnet18, not 512"
+    ):
+        small(backbone="resnet18", pool="avgmax", projection=False, embedding_dim=512)
 
 
 def test_standardise_makes_mean_0_and_deviation_1() -> None:

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from click.testing import CliRunner
 from PIL import Image
+from sklearn.datasets import load_sample_images
 from torchvision import transforms
 from weights_hub import put_in_hub
 
@@ -70,10 +71,27 @@ def test_half_the_size_changes_embeddings_hardly(tmp_path: Path) -> None:
     assert network_spec(half) == embedder.spec
 
 
+def test_the_default_embeds_as_the_network_that_was_published() -> None:
+    """The first numbers are those of efficientnet-lite-pytorch 0.1.0 with the same weights, in float32.
+
+    Its last block's map, averaged over places and scaled to length 1; filters here are rounded.
+    """
+    expected = [
+        [-0.0035, 0.0413, 0.0324, -0.0826, -0.0690, 0.0753],
+        [0.0133, 0.0539, 0.0220, -0.0511, -0.1692, 0.0830],
+    ]
+    corners = np.stack([image[:224, :224] for image in load_sample_images().images])
+    vectors = embed_images(load_embedder(Path(models.DEFAULT)), corners)
+    assert vectors.shape == (2, 320)
+    np.testing.assert_allclose(vectors[:, :6], expected, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
 def test_the_command_lists_and_shows() -> None:
     listed = CliRunner().invoke(main, ["models"])
     assert listed.exit_code == 0, listed.output
     assert "cifar10" in listed.stdout
+    assert f"{models.DEFAULT:<18} efficientnet-lite0, 320 numbers" in listed.stdout
     assert "resnet50" in listed.stdout
     shown = CliRunner().invoke(main, ["models", "cifar10"])
     assert "## Limits" in shown.stdout

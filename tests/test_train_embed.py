@@ -286,10 +286,9 @@ def test_training_goes_on_from_a_model_of_ours(tmp_path: Path) -> None:
     for name, tensor in source.backbone.state_dict().items():
         assert torch.equal(tensor, embedder.backbone.state_dict()[name])
     nothing = stripes(80).subset(np.empty(0, int))
-    task = embedding_task(config, stripes(80), nothing, CPU)
-    assert task.head_lr == 10
-    plain = embedding_task(TrainEmbedConfig().with_values(SMALL), stripes(80), nothing, CPU)
-    assert plain.head_lr == 1
+    assert embedding_task(config, stripes(80), nothing, CPU).head_lr == 1
+    faster = TrainEmbedConfig().with_values({**settings, "head_lr": 3.0})
+    assert embedding_task(faster, stripes(80), nothing, CPU).head_lr == 3
     train(tmp_path / "second", stripes(80), weights=str(tmp_path / "first"), epochs=1)
 
 

@@ -27,6 +27,7 @@ CLASSES = {
     "nin": "nin.NiN",
     "googlenet": "googlenet.GoogLeNet",
     "inception-v3": "inception.InceptionV3",
+    "efficientnet-lite0": "efficientnet_lite.EfficientNetLite",
     "lenet": "lenet.LeNet",
     "tiny": "tiny.Tiny",
     **dict.fromkeys(BASELINES, "pixels.Pixels"),

@@ -24,6 +24,8 @@ def models(model: str | None, as_json: bool) -> None:
     if model is not None:
         _show(model, as_json)
         return
+    from retrieval.models import DEFAULT
+
     boxed, published = _in_the_box(), _published()
     if as_json:
         print_json({"in the box": boxed, "published weights": published})
@@ -31,8 +33,9 @@ def models(model: str | None, as_json: bool) -> None:
     click.echo("In the box (--model NAME):")
     for entry in boxed:
         click.echo(
-            f"  {entry['name']:<10} {entry['backbone']}, {entry['dim']} numbers for pictures of "
+            f"  {entry['name']:<18} {entry['backbone']}, {entry['dim']} numbers for pictures of "
             f"{entry['image_size']} pixels, {entry['mebibytes']:.1f} MiB"
+            + (", the default" if entry["name"] == DEFAULT else "")
         )
     click.echo(
         "\nPublished by torchvision, downloaded when first used (--model NAME; to learn on from one: "
@@ -40,7 +43,7 @@ def models(model: str | None, as_json: bool) -> None:
     )
     for entry in published:
         click.echo(
-            f"  {entry['name']:<10} {entry['parameters'] / 1e6:.0f} million parameters, "
+            f"  {entry['name']:<18} {entry['parameters'] / 1e6:.0f} million parameters, "
             f"{entry['mebibytes']:.0f} MiB, ImageNet accuracy {entry['accuracy']:.1f} %"
         )
     click.echo("\nYour own: any run folder or model file, as in --model runs/flowers")

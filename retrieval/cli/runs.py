@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from retrieval.cli.options import print_json, say
-from retrieval.presets import DATASET_SETTINGS, PRESETS
+from retrieval.presets import DATASET_SETTINGS, FINE_TUNING, FINE_TUNING_ELSE, PRESETS
 from retrieval.run_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -56,7 +56,11 @@ def suited(
     own, chosen = backbone_settings.get(backbone, {}), PRESETS[preset]
     # Presets are made for fast-resnet; other networks would not learn by another's step.
     recipe = {**own, **chosen} if backbone == "fast-resnet" else {**chosen, **own}
-    return {**recipe, **dataset}
+    suiting = {**recipe, **dataset}
+    if values.get("weights") is not None:
+        share = FINE_TUNING.get(backbone, FINE_TUNING_ELSE)
+        suiting["lr"] = share * suiting.get("lr", config.fit.lr)
+    return suiting
 
 
 def continued(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,9 +71,10 @@ def train_embed(
       retrieval train-embed --dataset flowers/ --dry-run       how long would it take?
       retrieval train-embed --dataset photos/ --pairs views --views 2     no labels needed
       retrieval train-embed --dataset flowers/ --out runs/flowers --resume
-      retrieval train-embed --dataset flowers/ --backbone resnet18 --stem stock \\
-          --weights imagenet --freeze stem,layer1              fine-tune
+      retrieval train-embed --dataset flowers/ --from efficientnet-lite0      fine-tune
       retrieval train-embed --dataset flowers/ --from runs/classify-flowers
+      retrieval train-embed --dataset flowers/ --backbone resnet18 --stem stock \\
+          --weights imagenet --freeze stem,layer1
       torchrun --nproc-per-node 2 -m retrieval train-embed --dataset flowers/
 
     The folder flowers/ holds one folder of pictures for each class, or train/ and test/ folders

@@ -25,6 +25,7 @@ PARTS = {
     "tiny": ("blocks.0", "blocks.1", "blocks.2"),
     "googlenet": ("conv3", "inception3b", "inception4e", "inception5b"),
     "inception-v3": ("Mixed_5d", "Mixed_6e", "Mixed_7c"),
+    "efficientnet-lite0": ("stages.1", "stages.2", "stages.4", "stages.6"),
 }
 """The last part of a backbone at each resolution, by name; "" is the backbone itself."""
 POOLED = (*VGGS, "vgg", "alexnet", "nin")

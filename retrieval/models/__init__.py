@@ -7,7 +7,7 @@ where it fails.
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-DEFAULT = "cifar10"
+DEFAULT = "efficientnet-lite0"
 """The one that a gallery is built with when none is named."""
 
 
