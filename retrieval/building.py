@@ -16,6 +16,7 @@ from index.new_gallery import create_gallery
 from index.planner import Limits, Report, check_budget
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
+from retrieval import models
 from retrieval.comparing import Changes, compare, compare_folders, lies_in, stored_path
 from retrieval.embedding import Count
 from retrieval.errors import ConfigError, DataError
@@ -26,6 +27,7 @@ from retrieval.network_files import (
     load_detector,
     load_embedder,
     model_file,
+    model_of_gallery,
 )
 from retrieval.object_spec import ObjectsSpec
 from retrieval.pictures import Picture
@@ -34,7 +36,7 @@ from retrieval.summary import FillSummary
 
 def open_or_create(
     out: Path,
-    model: Path,
+    model: Path | None = None,
     *,
     sources: Sequence[Path],
     metric: str | None = None,
@@ -52,19 +54,23 @@ def open_or_create(
     can be made. ``n_pictures`` are to come: limits that cannot be kept with these are refused now.
     With ``objects``, a detector, it is one of the objects that this finds; ``object_options`` are
     fields of ``ObjectsSpec``.
+    Without a ``model`` an existing gallery's own goes on, and a new one gets ``models.DEFAULT``.
     An existing gallery must have been made by the same model and detector with the same metric and
     dtype, and the same index key, limits and object options where those are given; without a key, a
     new gallery's index is chosen by measurement. Raises GalleryError where it was not,
     CheckpointError where ``model`` or ``objects`` is not one.
     """
+    continued = not overwrite and out.is_dir() and any(out.iterdir())
+    gallery = Gallery.open(out) if continued else None
+    if model is None:
+        model = Path(models.DEFAULT) if gallery is None else model_of_gallery(gallery)
     embedder = load_embedder(model)
     identity = embedder_id(model)
     detector = {} if objects is None else {MODEL_FILE: model_file(objects).read_bytes()}
     options = ObjectsSpec.from_dict(object_options or {})
     kind = None if objects is None else _objects_kind(objects, detector, options)
     metric = metric or embedder.spec.distance
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        gallery = Gallery.open(out)
+    if gallery is not None:
         gallery.check_model(identity, str(model))
         wanted = {"metric": metric, "index": index_key, "dtype": dtype}
         for name, value in wanted.items():

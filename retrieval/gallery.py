@@ -7,7 +7,7 @@ from typing import Any, Self
 from index.gallery import Gallery as VectorGallery
 from index.merging import MergeSummary, merge_into
 from index.parts import Box
-from retrieval import building, models
+from retrieval import building
 from retrieval.errors import ImageError
 from retrieval.pictures import list_pictures
 from retrieval.questions import picture_question, stored_questions
@@ -43,7 +43,7 @@ class Gallery:
         path: Path | str,
         images: Path | str,
         *,
-        model: Path | str = models.DEFAULT,
+        model: Path | str | None = None,
         objects: Path | str | None = None,
         **options: Any,
     ) -> Self:
@@ -57,7 +57,8 @@ class Gallery:
             "sources": [Path(images)],
             "objects": None if objects is None else Path(objects),
         }
-        return cls(building.open_or_create(Path(path), Path(model), **options))
+        own = None if model is None else Path(model)
+        return cls(building.open_or_create(Path(path), own, **options))
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from retrieval.errors import DataError, ImageError
 from retrieval.exchange import import_vectors, open_source
 from retrieval.exporting import write_embeddings
 from retrieval.images import read_image
-from retrieval.network_files import load_embedder, save_network
+from retrieval.network_files import embedder_id, load_embedder, save_network
 from retrieval.pictures import Picture, list_pictures
 from retrieval.search import Searcher
 from retrieval.specs import EmbedderSpec
@@ -165,6 +165,22 @@ def test_building_again_continues_and_refuses_other_settings(
     with pytest.raises(ModelMismatch, match=r"other\.safetensors"):
         open_or_create(tmp_path / "g", other, sources=[])
     assert len(open_or_create(tmp_path / "g", other, sources=[], overwrite=True)) == 0
+
+
+def test_without_a_model_a_gallery_goes_on_with_its_own(
+    tmp_path: Path, model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = make_model(tmp_path / "default.safetensors", 1)
+    monkeypatch.setattr("retrieval.models.DEFAULT", str(default))
+    build(tmp_path / "g", model, pictures / "a")
+    model.unlink()
+    again = open_or_create(tmp_path / "g", sources=[pictures / "b"])
+    assert again.embedder_id != embedder_id(default)
+    fill(again, list_pictures([pictures / "b"]))
+    assert len(again) == 8
+    assert open_or_create(tmp_path / "new", sources=[]).embedder_id == embedder_id(default)
+    anew = open_or_create(tmp_path / "g", sources=[], overwrite=True)
+    assert anew.embedder_id == embedder_id(default)
 
 
 def test_overwrite_deletes_galleries_only(tmp_path: Path, model: Path) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from retrieval import models
 from retrieval.cli.options import (
     config_options,
     device_option,
     find_gallery,
     gallery_option,
     json_option,
-    model_option,
     print_json,
     say,
     wait_option,
@@ -67,7 +67,12 @@ def filling_options(command: Command) -> Command:
 
 @click.command("build-index")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@model_option
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A run folder, a model file, or a name that `retrieval models` lists.  [default: the "
+    f"gallery's own, of a new one {models.DEFAULT}]",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The gallery folder.")
 @click.option(
     "--metric",
@@ -93,7 +98,7 @@ def filling_options(command: Command) -> Command:
 @filling_options
 def build_index(
     pictures: tuple[Path, ...],
-    model: Path,
+    model: Path | None,
     out: Path,
     metric: str | None,
     index_key: str | None,
