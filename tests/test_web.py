@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 from index.errors import NotAGallery
 from retrieval.building import fill, open_or_create
 from retrieval.cli import main
+from retrieval.cli.serve import _listen
 from retrieval.gallery import Gallery
 from retrieval.pictures import list_pictures
 from retrieval.questions import photo_questions
@@ -377,6 +378,14 @@ def test_the_command_says_when_others_can_ask(place: Path, served: list) -> None
     done = CliRunner().invoke(main, ask)
     assert done.exit_code == 0, done.output
     assert "Everybody who can reach 0.0.0.0 can see the pictures" in done.stderr
+
+
+def test_no_answer_waits_for_its_first_part_to_be_acknowledged() -> None:
+    with _listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_the_command_says_where_it_cannot_listen(place: Path) -> None:
