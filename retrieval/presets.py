@@ -77,9 +77,11 @@ CLASSIFY_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What suits each network; a data set's own settings and given options take precedence."""
 
-FINE_TUNING = {"fast-resnet": 0.4}
-FINE_TUNING_ELSE = 0.2
-"""Of the learning rate, where a network has learnt before, which is lost at the full one."""
+
+def fine_tuning_share(backbone: str) -> float:
+    """The share of its learning rate by which a network goes on: at the full one it forgets."""
+    return 0.4 if backbone == "fast-resnet" else 0.2
+
 
 SMALL_BATCHES = ("tiny-ssd", "faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn")
 # With regions first a picture is many examples, and costs as much. The small one takes more steps.

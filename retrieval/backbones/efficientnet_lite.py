@@ -1,7 +1,5 @@
 """EfficientNet-Lite0: what EfficientNet-B0 becomes without attention over channels and with ReLU6."""
 
-import itertools
-
 from torch import Tensor, nn
 
 from retrieval.layers import initialise
@@ -35,15 +33,10 @@ class EfficientNetLite(nn.Module):
         self.stages = nn.Sequential()
         for count, side, stride, expansion, channels in STAGES:
             after = spec.scaled(channels)
-            widths = itertools.pairwise([before, *[after] * count])
-            self.stages.append(
-                nn.Sequential(
-                    *(
-                        InvertedResidual(a, b, side, 1 if n else stride, expansion)
-                        for n, (a, b) in enumerate(widths)
-                    )
-                )
-            )
+            stage = nn.Sequential(InvertedResidual(before, after, side, stride, expansion))
+            for _ in range(count - 1):
+                stage.append(InvertedResidual(after, after, side, 1, expansion))
+            self.stages.append(stage)
             before = after
         self.out_channels: int = before
         self.stride, self.smallest = (16, 17) if small else (32, 33)

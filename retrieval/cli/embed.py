@@ -6,13 +6,20 @@ from typing import Any
 
 import click
 
+from retrieval import models
 from retrieval.cli.gallery import embed_with, filling_options, list_with
-from retrieval.cli.options import NEW_FOLDER, model_option, print_json
+from retrieval.cli.options import MODEL_HELP, NEW_FOLDER, print_json
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@model_option
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=models.DEFAULT,
+    show_default=True,
+    help=MODEL_HELP,
+)
 @click.option(
     "--out",
     required=True,

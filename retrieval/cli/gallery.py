@@ -9,6 +9,7 @@ import click
 
 from retrieval import models
 from retrieval.cli.options import (
+    MODEL_HELP,
     config_options,
     device_option,
     find_gallery,
@@ -70,8 +71,7 @@ def filling_options(command: Command) -> Command:
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="A run folder, a model file, or a name that `retrieval models` lists.  [default: the "
-    f"gallery's own, of a new one {models.DEFAULT}]",
+    help=f"{MODEL_HELP}  [default: the gallery's own, of a new one {models.DEFAULT}]",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The gallery folder.")
 @click.option(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval import models
 from retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,13 +37,7 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     help="Where the network runs.",
 )
-model_option = click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    default=models.DEFAULT,
-    show_default=True,
-    help="A run folder, a model file, or a name that `retrieval models` lists.",
-)
+MODEL_HELP = "A run folder, a model file, or a name that `retrieval models` lists."
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 gallery_option = click.option(
     "--gallery",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from retrieval.cli.options import print_json, say
-from retrieval.presets import DATASET_SETTINGS, FINE_TUNING, FINE_TUNING_ELSE, PRESETS
+from retrieval.presets import DATASET_SETTINGS, PRESETS, fine_tuning_share
 from retrieval.run_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def suited(
     recipe = {**own, **chosen} if backbone == "fast-resnet" else {**chosen, **own}
     suiting = {**recipe, **dataset}
     if values.get("weights") is not None:
-        share = FINE_TUNING.get(backbone, FINE_TUNING_ELSE)
-        suiting["lr"] = share * suiting.get("lr", config.fit.lr)
+        suiting["lr"] = fine_tuning_share(backbone) * suiting.get("lr", config.fit.lr)
     return suiting
 
 
