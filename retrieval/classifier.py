@@ -11,6 +11,7 @@ from retrieval.backbones import VGGS, as_backbone, check_size
 from retrieval.device import in_float32
 from retrieval.errors import ConfigError
 from retrieval.layers import ACTIVATIONS
+from retrieval.mapped_rows import Rows
 from retrieval.network import Network, run_network
 from retrieval.pooling import GlobalPool
 from retrieval.specs import ClassifierSpec
@@ -167,7 +168,7 @@ VIEWS = {
 
 
 def classify_images(
-    classifier: Classifier, images: np.ndarray, *, views: str = "none", batch_size: int = 256
+    classifier: Classifier, images: Rows, *, views: str = "none", batch_size: int = 256
 ) -> np.ndarray:
     """Probabilities float32 (N,L) of pictures uint8 (N,S,S,3), on the classifier's device.
 

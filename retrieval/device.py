@@ -1,5 +1,6 @@
 """Where networks run, and in which precision."""
 
+import contextlib
 import ctypes
 import functools
 import sys
@@ -40,6 +41,18 @@ def use_bf16(device: torch.device, precision: str = "auto") -> bool:
 def in_float32(tensor: torch.Tensor) -> torch.autocast:
     """A context in which what is computed with ``tensor`` stays float32, whatever is set outside."""
     return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)
+
+
+def exact_convolutions() -> contextlib.AbstractContextManager[None]:
+    """A context in which CUDA convolves float32 as float32.
+
+    By default it keeps 10 bits of each factor (TF32), and then a picture that is asked for lies 0.001
+    from itself in the gallery.
+    """
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, allow_tf32=False
+    )
+    return flags
 
 
 def describe(device: torch.device, precision: str = "auto") -> str:

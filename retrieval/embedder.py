@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from retrieval.backbones import as_backbone, build_backbone
 from retrieval.device import in_float32
 from retrieval.errors import ConfigError
+from retrieval.mapped_rows import Rows
 from retrieval.network import Network, run_network
 from retrieval.pooling import GlobalPool
 from retrieval.published import published_look, published_size
@@ -73,7 +74,7 @@ def published_embedder(name: str) -> Embedder:
     return Embedder(dataclasses.replace(spec, embedding_dim=channels), "imagenet").eval()
 
 
-def embed_images(embedder: Embedder, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+def embed_images(embedder: Embedder, images: Rows, *, batch_size: int = 256) -> np.ndarray:
     """Embeddings float32 (N,D) of pictures uint8 (N,S,S,3), on the device that the embedder is on.
 
     The embedder is put in evaluation mode for the time. Always float32: a picture gets the same

@@ -10,6 +10,7 @@ import torch
 
 from retrieval.backbones import check_size
 from retrieval.backbones.fast_resnet import FastResNet
+from retrieval.mapped_rows import Rows
 from retrieval.network import Network
 from retrieval.network_files import kind_of_model, load_network
 from retrieval.published import published_look
@@ -24,7 +25,7 @@ CONTINUED = {f.name for f in dataclasses.fields(NetworkSpec)} - {"image_size", "
 
 
 def initial_network(
-    build: Callable[..., N], spec: NetworkSpec, config: TrainConfig, images: np.ndarray, seed: int
+    build: Callable[..., N], spec: NetworkSpec, config: TrainConfig, images: Rows, seed: int
 ) -> tuple[N, Network | None]:
     """A network fitted to the look of these pictures, and the one of ours that it continues, if any.
 

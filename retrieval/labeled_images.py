@@ -1,4 +1,4 @@
-"""Pictures of one size with labels, in memory: what is learnt from and measured on."""
+"""Pictures of one size with labels: what is learnt from and measured on."""
 
 import dataclasses
 import hashlib
@@ -10,20 +10,21 @@ from typing import Self
 import numpy as np
 
 from retrieval.errors import DataError
+from retrieval.mapped_rows import Rows, rows_of
 
 UNLABELED = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class LabeledImages:
-    """Pictures uint8 (N,S,S,3) with labels int64 (N,), positions in ``classes``.
+    """Pictures uint8 (N,S,S,3), in memory or mapped, with labels int64 (N,), positions in ``classes``.
 
     Without classes all labels are −1. ``paths`` are the files, where there are any; ``left_out``
     says which files could not be read, and why.
     """
 
     name: str
-    images: np.ndarray
+    images: Rows
     labels: np.ndarray
     classes: tuple[str, ...]
     paths: tuple[Path, ...] | None = None
@@ -44,7 +45,7 @@ class LabeledImages:
         """The pictures of these rows, in their order."""
         paths = None if self.paths is None else tuple(self.paths[row] for row in rows)
         return dataclasses.replace(
-            self, images=self.images[rows], labels=self.labels[rows], paths=paths
+            self, images=rows_of(self.images, rows), labels=self.labels[rows], paths=paths
         )
 
     def holdout(self, share: float, seed: int) -> tuple[Self, Self]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.backbones import build_backbone
-from retrieval.device import keep_freed_memory
+from retrieval.device import exact_convolutions, keep_freed_memory
 from retrieval.errors import ConfigError
+from retrieval.mapped_rows import Rows
 from retrieval.specs import NetworkSpec
 
 
@@ -75,7 +76,7 @@ pixels 7 GiB in place of 0.8, at a quarter of the speed (EfficientNet-Lite0, 2 c
 @torch.inference_mode()
 def run_network(
     network: Network,
-    images: np.ndarray,
+    images: Rows,
     function: Callable[[Tensor], Tensor],
     columns: int,
     *,
@@ -102,11 +103,12 @@ def run_network(
     network.eval()
     out = np.empty((len(images), columns), np.float32)
     try:
-        for start in range(0, len(images), batch_size):
-            # A copy, because memory-mapped pictures may be read-only, which torch warns of.
-            batch = torch.from_numpy(images[start : start + batch_size].copy())
-            batch = network.standardise(batch.to(network.mean.device).permute(0, 3, 1, 2))
-            out[start : start + len(batch)] = function(batch).float().cpu().numpy()
+        with exact_convolutions():
+            for start in range(0, len(images), batch_size):
+                # A copy, because memory-mapped pictures may be read-only, which torch warns of.
+                batch = torch.from_numpy(images[start : start + batch_size].copy())
+                batch = network.standardise(batch.to(network.mean.device).permute(0, 3, 1, 2))
+                out[start : start + len(batch)] = function(batch).float().cpu().numpy()
     finally:
         network.train(was_training)
     return out

@@ -20,6 +20,7 @@ from retrieval.evaluation import evaluate_retrieval
 from retrieval.initial_network import initial_network
 from retrieval.labeled_images import LabeledImages
 from retrieval.losses import Distance, EmbeddingLoss
+from retrieval.mapped_rows import Rows
 from retrieval.processes import Processes
 from retrieval.run_config import TrainEmbedConfig
 from retrieval.training import Task, fit, step_generator
@@ -111,7 +112,7 @@ def embedding_task(
     )
 
 
-def build_embedder(config: TrainEmbedConfig, images: np.ndarray) -> Embedder:
+def build_embedder(config: TrainEmbedConfig, images: Rows) -> Embedder:
     """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures.
 
     Raises ConfigError where dropout is wanted of a backbone that has none.
@@ -147,7 +148,7 @@ def validate(
     queries, labels = gallery, held_out.labels
     if config.pairs == "views":
         generator = step_generator(config.fit.seed, 0, 0)
-        pixels = torch.from_numpy(held_out.images).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(held_out.images[:]).permute(0, 3, 1, 2)
         views = augment(pixels, config.augment, generator).round().byte()
         with fast:
             queries, labels = embed_images(module, views.permute(0, 2, 3, 1).numpy()), rows

@@ -28,7 +28,7 @@ LAYERS = [
      "picture_cache", "pictures", "picture_lists", "labeled_images", "evaluation",
      "classification", "report", "curves", "progress", "diagnosis", "discretize"},
     {"images", "device", "processes", "presets", "optimizers", "layers", "published", "tables",
-     "fonts", "ranking"},
+     "fonts", "ranking", "mapped_rows"},
     {"run_config"},
     {"config"},
     {"specs", "box_augment_config", "object_spec"},

@@ -9,6 +9,7 @@ from retrieval.datasets import load_dataset
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image, read_images
 from retrieval.labeled_images import LabeledImages
+from retrieval.mapped_rows import MappedRows
 
 
 def write(path: Path, colour: int = 0, size: tuple[int, int] = (40, 40)) -> Path:
@@ -211,6 +212,29 @@ def test_large_sets_are_mapped(tree: Path, tmp_path: Path, monkeypatch: pytest.M
     mapped = load_dataset(str(tree), data_dir=tmp_path)
     assert isinstance(mapped.images, np.memmap)
     np.testing.assert_array_equal(mapped.images, plain.images)
+
+
+def test_parts_of_large_sets_are_mapped_too(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load_dataset(str(tree), data_dir=tmp_path)
+    monkeypatch.setattr("retrieval.picture_cache.MAP_FROM_BYTES", 100)
+    mapped = load_dataset(str(tree), data_dir=tmp_path)
+    for part, whole in [*zip(mapped.holdout(0.5, 1), plain.holdout(0.5, 1), strict=True),
+                        *zip(mapped.fold(1, 3, 1), plain.fold(1, 3, 1), strict=True),
+                        (mapped.subset(np.empty(0, int)), plain.subset(np.empty(0, int)))]:  # fmt: skip
+        assert isinstance(part.images, MappedRows)
+        assert part.images.array is mapped.images
+        assert (part.images.shape, part.images.dtype) == (whole.images.shape, np.uint8)
+        np.testing.assert_array_equal(part.images[:], whole.images)
+        np.testing.assert_array_equal(part.labels, whole.labels)
+    first, second = mapped.holdout(0.5, 1)[0].images, plain.holdout(0.5, 1)[0].images
+    for chosen in (slice(1, 3), np.array([2, 0, 0]), -1):
+        np.testing.assert_array_equal(first[chosen], second[chosen])
+    np.testing.assert_array_equal(list(first), second)
+    again = mapped.holdout(0.5, 1)[0].subset(np.array([2, 0])).images
+    assert isinstance(again, MappedRows)
+    np.testing.assert_array_equal(again[:], second[[2, 0]])
 
 
 def test_digits_are_there_without_a_network() -> None:

@@ -89,6 +89,19 @@ def test_batches_on_processors_are_as_small_as_pictures_are_large(
     np.testing.assert_allclose(single, whole, atol=1e-6)
 
 
+def test_pictures_are_embedded_without_the_ten_bits_of_tf32() -> None:
+    embedder, seen = Embedder(EmbedderSpec(width=8, image_size=32)), []
+    backbone = embedder.backbone
+    backbone.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    embed_images(embedder, np.zeros((2, 32, 32, 3), np.uint8))
+    assert before
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.enabled
+
+
 def test_embed_images_restores_the_mode_after_an_error_and_changes_no_statistics() -> None:
     embedder, images = small().train(), some_images(3)
     before = {name: tensor.clone() for name, tensor in embedder.state_dict().items()}
