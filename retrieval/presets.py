@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from retrieval import models
+
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "width": 32,
@@ -14,8 +16,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cutout": 0,
     },
     "default": {},
-    "best": {"width": 128, "epochs": 60, "crop_padding": 4, "cutout": 8},
+    "best": {
+        "weights": models.DEFAULT,
+        "image_size": 224,
+        "epochs": 22,
+        "crop_padding": 28,
+        "cutout": 96,
+        "rotation": 10.0,
+        "scale": 0.15,
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "saturation": 0.3,
+    },
 }
+IN_PIXELS = ("crop_padding", "cutout")
+"""Settings of a preset that are for its ``image_size``."""
 
 # Where the defaults would not suit: digits mirrored or turned far become other digits.
 DATASET_SETTINGS: dict[str, dict[str, Any]] = {

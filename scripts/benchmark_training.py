@@ -34,6 +34,7 @@ from retrieval.train_embed import embedding_task
 from retrieval.training import fit
 
 GOALS = (0.70, 0.80)
+FROM_NOTHING = sorted(name for name in PRESETS if "weights" not in PRESETS[name])
 PEER_BATCH = 120
 """Pictures that the peer learns from at a time; from fewer it would learn nothing, for ever."""
 Point = tuple[float, float]
@@ -157,7 +158,7 @@ def first_time(points: list[Point], goal: float) -> float | None:
 @click.command(cls=Command, help=__doc__)
 @click.option("--dataset", required=True, help="A folder, or a data set's name.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="RETRIEVAL_DATA")
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="default", show_default=True)
+@click.option("--preset", type=click.Choice(FROM_NOTHING), default="default", show_default=True)
 @click.option("--limit", default=60.0, show_default=True, help="Minutes after which the peer ends.")
 @click.option("--every", default=30.0, show_default=True, help="Seconds between its measurements.")
 def main(dataset: str, data_dir: Path | None, preset: str, limit: float, every: float) -> None:

@@ -107,6 +107,24 @@ def test_where_nothing_is_held_out_no_figure_is_made_up(place: Path, tmp_path: P
     assert json.loads(run(*train, "--overwrite", "--json").stdout)["recall_at_1"] is None
 
 
+@pytest.mark.parametrize("command", ["train-embed", "train-classify"])
+def test_the_best_preset_goes_on_from_the_model_in_the_box(
+    place: Path, tmp_path: Path, command: str
+) -> None:
+    data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
+    best = [command, *data, "--out", tmp_path / "best", "--preset", "best", "--image-size", 56]
+    refused = run(*best, "--from", "cifar10", code=1)
+    assert "--preset best goes on from efficientnet-lite0" in refused.stderr
+    assert not (tmp_path / "best").exists()
+    run(*best, "--epochs", 1, "--batch-size", 8)
+    config = json.loads((tmp_path / "best" / "config.json").read_text())
+    assert config["weights"] == "efficientnet-lite0"
+    assert (config["augment"]["crop_padding"], config["augment"]["cutout"]) == (7, 24)
+    assert (config["fit"]["epochs"], config["batch_size"]) == (1, 8)
+    spec = config["embedder" if command == "train-embed" else "classifier"]
+    assert (spec["backbone"], spec["image_size"]) == ("efficientnet-lite0", 56)
+
+
 def test_presets_are_defaults_that_options_change(place: Path, tmp_path: Path) -> None:
     data = ["--dataset", place / "pictures", "--data-dir", place / "data"]
     run("train-embed", *data, "--out", tmp_path / "fast", "--preset", "fast", "--epochs", "1")

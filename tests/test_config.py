@@ -6,7 +6,7 @@ from retrieval.backbones import NAMES
 from retrieval.cli.runs import suited
 from retrieval.config import AugmentConfig, FitConfig
 from retrieval.errors import ConfigError
-from retrieval.presets import CLASSIFY_SETTINGS, DATASET_SETTINGS, PRESETS
+from retrieval.presets import BACKBONE_SETTINGS, CLASSIFY_SETTINGS, DATASET_SETTINGS, PRESETS
 from retrieval.run_config import TrainClassifyConfig, TrainEmbedConfig
 from retrieval.specs import EmbedderSpec
 
@@ -47,9 +47,17 @@ def test_presets_are_settings(name: str) -> None:
     [
         ("default", {}, {"optimizer": "muon", "epochs": 15, "cutout": 8}),
         ("fast", {}, {"optimizer": "muon", "epochs": 7, "cutout": 0, "width": 32}),
-        ("best", {}, {"optimizer": "muon", "epochs": 60, "width": 128}),
+        ("best", {}, {"weights": "efficientnet-lite0", "optimizer": "nesterov", "lr": 0.02}),
+        ("best", {}, {"image_size": 224, "crop_padding": 28, "cutout": 96, "epochs": 22}),
+        (
+            "best",
+            {"weights": "efficientnet-lite0", "image_size": 128},
+            {"crop_padding": 16, "cutout": 55},
+        ),
+        ("best", {"backbone": "efficientnet-lite0"}, {"weights": "efficientnet-lite0"}),
+        ("best", {"dataset": "digits"}, {"image_size": 224, "flip": False, "epochs": 22}),
         ("fast", {"backbone": "lenet"}, {"optimizer": "adamw", "epochs": 7}),
-        ("best", {"backbone": "googlenet"}, {"optimizer": "nesterov", "lr": 0.1, "cutout": 8}),
+        ("fast", {"backbone": "googlenet"}, {"optimizer": "nesterov", "lr": 0.1, "cutout": 0}),
         ("default", {"dataset": "digits"}, {"optimizer": "muon", "epochs": 12, "cutout": 0}),
         # What has learnt before goes on more slowly.
         ("default", {"backbone": "resnet18", "weights": "imagenet"}, {"lr": 0.02}),
@@ -65,6 +73,23 @@ def test_the_preset_goes_before_fast_resnet_and_behind_other_networks(
     found = suited(TrainClassifyConfig(), preset, values, CLASSIFY_SETTINGS)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     TrainClassifyConfig().with_values(found | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"backbone": "resnet18"},
+            "--preset best goes on from efficientnet-lite0, and --backbone is",
+        ),
+        ({"weights": "cifar10"}, "and --weights is cifar10; leave out one of them"),
+    ],
+)
+def test_a_preset_that_goes_on_from_a_network_goes_with_no_other(
+    values: dict, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        suited(TrainEmbedConfig(), "best", values, BACKBONE_SETTINGS)
 
 
 @pytest.mark.parametrize(

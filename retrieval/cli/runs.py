@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from retrieval.cli.options import print_json, say
-from retrieval.presets import DATASET_SETTINGS, PRESETS, fine_tuning_share
+from retrieval.presets import DATASET_SETTINGS, IN_PIXELS, PRESETS, fine_tuning_share
 from retrieval.run_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ preset_option = click.option(
     type=click.Choice(sorted(PRESETS)),
     default="default",
     show_default=True,
-    help="A set of choices for CIFAR-10 and its like; options that are given take precedence.",
+    help="A set of choices: fast and default learn small pictures, such as CIFAR-10's, from nothing; "
+    "best goes on from efficientnet-lite0, the model in the box, for hours on a processor. Options "
+    "that are given take precedence.",
 )
 data_dir_option = click.option(
     "--data-dir",
@@ -50,8 +52,13 @@ def suited(
     values: Mapping[str, Any],
     backbone_settings: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """What suits the preset, the backbone and the data set that ``values`` name, if they do."""
+    """What suits the preset, the backbone and the data set that ``values`` name, if they do.
+
+    Raises ConfigError where ``values`` name another network than the preset.
+    """
     dataset = DATASET_SETTINGS.get(values.get("dataset", config.dataset), {})
+    if "weights" in PRESETS[preset]:
+        return _going_on(preset, values, backbone_settings, dataset)
     backbone = values.get("backbone", continued(values).get("backbone", config.network.backbone))
     own, chosen = backbone_settings.get(backbone, {}), PRESETS[preset]
     # Presets are made for fast-resnet; other networks would not learn by another's step.
@@ -60,6 +67,31 @@ def suited(
     if values.get("weights") is not None:
         suiting["lr"] = fine_tuning_share(backbone) * suiting.get("lr", config.fit.lr)
     return suiting
+
+
+def _going_on(
+    preset: str,
+    values: Mapping[str, Any],
+    backbone_settings: Mapping[str, dict[str, Any]],
+    dataset: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What suits a preset that goes on from trained weights, at the size of pictures in ``values``."""
+    from retrieval.errors import ConfigError
+
+    chosen = dict(PRESETS[preset])
+    named = next((n for n in ("weights", "backbone") if n in values), None)
+    if named and values[named] != chosen["weights"]:
+        raise ConfigError(
+            f"--preset {preset} goes on from {chosen['weights']}, and --{named} is {values[named]}; "
+            "leave out one of them"
+        )
+    size = values.get("image_size", chosen["image_size"])
+    for name in IN_PIXELS:
+        chosen[name] = round(chosen[name] * size / chosen["image_size"])
+    backbone = continued(chosen)["backbone"]
+    own = backbone_settings[backbone]
+    own = {**own, "lr": fine_tuning_share(backbone) * own["lr"]}
+    return {**dataset, **own, **chosen, "image_size": size}
 
 
 def continued(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +144,7 @@ def configuration(
             f"{run.folder} holds a run already; give --resume to continue it, --overwrite to "
             "replace it, or another --out"
         )
-    network = continued(values)
+    network = continued({**values, "weights": values.get("weights", suiting.get("weights"))})
     config = run.kind().with_values({**suiting, **network, **values})
     # Presets set a width whatever the network is; a person who gives it means something by it.
     if "width" in values and config.network.backbone != "fast-resnet":
