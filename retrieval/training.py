@@ -2,8 +2,8 @@
 
 All that is random in step s of epoch e is drawn from generators seeded by (seed, e, s). A checkpoint
 therefore needs no generator state, may be taken after any step, and what continues from it is bit for
-bit what would have been done without the interruption, where the device adds up in one order: a GPU does
-not.
+bit what would have been done without the interruption, where the device adds up in one order, as
+processors do and GPUs do not.
 """
 
 import contextlib
