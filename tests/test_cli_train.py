@@ -84,7 +84,7 @@ def test_fine_tuning_takes_pictures_at_the_size_of_the_weights(place: Path, tmp_
         assert "Reading" not in failed.stderr  # before any picture is decoded
     refused = run("train-embed", *data, "--out", tmp_path / "x", "--weights", "cifar10", "--width", 16,
                   code=1)  # fmt: skip
-    assert "cifar10 was trained with --width 64, which --from continues, and 16" in refused.stderr
+    assert "cifar10 was trained with --width 64, which stays what it is, and 16" in refused.stderr
     assert not (tmp_path / "x").exists()
 
 

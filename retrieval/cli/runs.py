@@ -112,8 +112,9 @@ def continued(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(CONTINUED & set(values)):
         if values[name] != spec[name]:
             raise ConfigError(
-                f"{weights} was trained with --{name.replace('_', '-')} {spec[name]}, which --from "
-                f"continues, and {values[name]} was given; leave it out, or leave out --from"
+                f"{weights} was trained with --{name.replace('_', '-')} {spec[name]}, which "
+                f"stays what it is, and {values[name]} was given; leave it out, or do not go on from "
+                f"{weights}"
             )
     return {name: spec[name] for name in CONTINUED}
 
