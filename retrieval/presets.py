@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from retrieval import models
-
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "width": 32,
@@ -17,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "default": {},
     "best": {
-        "weights": models.DEFAULT,
+        "weights": "efficientnet-lite0",
         "image_size": 224,
         "epochs": 22,
         "crop_padding": 28,

@@ -57,41 +57,40 @@ def suited(
     Raises ConfigError where ``values`` name another network than the preset.
     """
     dataset = DATASET_SETTINGS.get(values.get("dataset", config.dataset), {})
-    if "weights" in PRESETS[preset]:
-        return _going_on(preset, values, backbone_settings, dataset)
-    backbone = values.get("backbone", continued(values).get("backbone", config.network.backbone))
-    own, chosen = backbone_settings.get(backbone, {}), PRESETS[preset]
-    # Presets are made for fast-resnet; other networks would not learn by another's step.
-    recipe = {**own, **chosen} if backbone == "fast-resnet" else {**chosen, **own}
-    suiting = {**recipe, **dataset}
-    if values.get("weights") is not None:
+    chosen = _chosen(preset, values)
+    weights = values.get("weights", chosen.get("weights"))
+    going_on = continued({**values, "weights": weights})
+    backbone = values.get("backbone", going_on.get("backbone", config.network.backbone))
+    own = backbone_settings.get(backbone, {})
+    if "weights" in chosen:  # made for the network that it names, and for any pictures
+        suiting = {**dataset, **own, **chosen}
+    elif backbone == "fast-resnet":
+        suiting = {**own, **chosen, **dataset}
+    else:  # the other presets are made for fast-resnet, by whose step no other would learn
+        suiting = {**chosen, **own, **dataset}
+    if weights is not None:
         suiting["lr"] = fine_tuning_share(backbone) * suiting.get("lr", config.fit.lr)
     return suiting
 
 
-def _going_on(
-    preset: str,
-    values: Mapping[str, Any],
-    backbone_settings: Mapping[str, dict[str, Any]],
-    dataset: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What suits a preset that goes on from trained weights, at the size of pictures in ``values``."""
+def _chosen(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a preset, those in pixels for the size of pictures that ``values`` name."""
     from retrieval.errors import ConfigError
 
     chosen = dict(PRESETS[preset])
+    if "weights" not in chosen:
+        return chosen
     named = next((n for n in ("weights", "backbone") if n in values), None)
     if named and values[named] != chosen["weights"]:
         raise ConfigError(
             f"--preset {preset} goes on from {chosen['weights']}, and --{named} is {values[named]}; "
             "leave out one of them"
         )
-    size = values.get("image_size", chosen["image_size"])
+    made_for = chosen["image_size"]
+    chosen["image_size"] = values.get("image_size", made_for)
     for name in IN_PIXELS:
-        chosen[name] = round(chosen[name] * size / chosen["image_size"])
-    backbone = continued(chosen)["backbone"]
-    own = backbone_settings[backbone]
-    own = {**own, "lr": fine_tuning_share(backbone) * own["lr"]}
-    return {**dataset, **own, **chosen, "image_size": size}
+        chosen[name] = round(chosen[name] * chosen["image_size"] / made_for)
+    return chosen
 
 
 def continued(values: Mapping[str, Any]) -> dict[str, Any]:
