@@ -112,8 +112,7 @@ class _Progress:
         self.optimizer = build_optimizer(config, groups)
         self.average: AveragedModel | None = None
         if config.averaging != "none":
-            average = get_ema_multi_avg_fn(config.ema)
-            self.average = AveragedModel(task.module, multi_avg_fn=average, use_buffers=True)
+            self.average = AveragedModel(task.module, use_buffers=True)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.sums: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
@@ -245,8 +244,9 @@ class _Progress:
     def _update_average(self, done: int, total_steps: int) -> None:
         """Take the step's weights into the average; of look-ahead, go on from it.
 
-        Source of look-ahead: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back"; of its
-        growing memory: arXiv 2404.00498, §3.4.
+        Sources: of ema's short memory at first, TensorFlow's ExponentialMovingAverage (num_updates); of
+        look-ahead, Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back"; of its growing
+        memory, arXiv 2404.00498, §3.4.
         """
         if self.average is None:
             return
@@ -254,9 +254,11 @@ class _Progress:
         ends_epoch = done % self.task.batches.steps == 0
         if lookahead and done % LOOKAHEAD_EVERY and not ends_epoch:
             return
+        # A long memory of few steps would be one of the weights before the first.
+        kept = min(self.config.ema, (1 + done) / (10 + done))
         if lookahead:
             kept = LOOKAHEAD_MEMORY * (done / total_steps) ** 3
-            self.average.multi_avg_fn = get_ema_multi_avg_fn(kept)
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(kept)
         self.average.update_parameters(self.task.module)
         if lookahead:
             self.task.module.load_state_dict(self.average.module.state_dict())

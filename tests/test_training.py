@@ -296,12 +296,14 @@ def test_steps_averages_clipping_and_decay_by_arithmetic(clip: float, decay: flo
     saved: list[dict] = []
     task = fixed_task((0.5, -0.5), saved)
     config = FitConfig(
-        epochs=2, optimizer="sgd", lr=0.02, momentum=0.5, weight_decay=decay, clip_norm=clip,
-        schedule="onecycle", warmup=0.5, averaging="ema", ema=0.75, precision="fp32",
+        epochs=6, optimizer="sgd", lr=0.02, momentum=0.5, weight_decay=decay, clip_norm=clip,
+        schedule="onecycle", warmup=0.5, averaging="ema", ema=0.5, precision="fp32",
     )  # fmt: skip
     fit(task, config)
     w, velocity, average = [0.5, -0.5, 0.0], [0.0] * 3, None
-    for factor in (0.1, 0.55, 1.0, 0.5):
+    factors = [0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    memory = [0, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5, 0.5, 0.5, 0.5, 0.5]
+    for factor, kept in zip(factors, memory, strict=True):
         error = w[0] + 2 * w[1] + w[2] - 3
         gradient = [2 * error, 4 * error, 2 * error]
         size = math.hypot(*gradient)
@@ -310,14 +312,12 @@ def test_steps_averages_clipping_and_decay_by_arithmetic(clip: float, decay: flo
         gradient = [g + decay * x for g, x in zip(gradient[:2], w[:2], strict=True)] + gradient[2:]
         velocity = [0.5 * v + g for v, g in zip(velocity, gradient, strict=True)]
         w = [x - 0.02 * factor * v for x, v in zip(w, velocity, strict=True)]
-        average = w if average is None else [
-            0.75 * a + 0.25 * x for a, x in zip(average, w, strict=True)
-        ]  # fmt: skip
+        average = [kept * a + (1 - kept) * x for a, x in zip(average or w, w, strict=True)]
     module, mean = saved[-1]["module"], saved[-1]["average"]
     assert [*module["weight"][0].tolist(), module["bias"].item()] == pytest.approx(w, abs=1e-5)
     found = [*mean["module.weight"][0].tolist(), mean["module.bias"].item()]
     assert found == pytest.approx(average, abs=1e-5)
-    assert saved[-1]["history"][-1]["lr"] == pytest.approx(0.01)
+    assert saved[-1]["history"][-1]["lr"] == pytest.approx(0.02 / 6)
 
 
 def test_averaging_covers_statistics_and_validation_sees_the_average() -> None:
