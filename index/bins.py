@@ -50,7 +50,6 @@ def equal_frequency(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]
     cuts = before * (1 - share) + after * share
     # A cut between two values stays between them, however close they are.
     cuts = np.minimum(np.maximum(cuts.astype(values.dtype), _next(before)), after)
-    cuts = np.where(places % k > 0, cuts, before)
     edges = np.unique(np.concatenate([values[:1], cuts, values[-1:]]))
     return edges, bin_means(values, edges)
 

@@ -46,8 +46,8 @@ def exact_search(
 def _surely_nearer(queries: np.ndarray, farthest: np.ndarray, metric: str) -> np.ndarray:
     """Distances (Q,) below which FAISS, for all its rounding, has left nothing out.
 
-    It computes L2 as |a|² + |b|² − 2ab, whose error grows with the lengths and not with the distance:
-    among near-duplicates its order is noise.
+    Of many queries (by its version from 20 or 128,000 on) it computes L2 as |a|² + |b|² − 2ab, whose
+    error grows with the lengths and not with the distance: among near-duplicates its order is noise.
     """
     if metric == "l2":
         lengths = np.linalg.norm(queries, axis=1) + farthest

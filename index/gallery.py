@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from index.parts import Box, split_part
 from index.planner import Limits
 from index.snapshot import load_snapshot
 from index.within import Within, within
+
+if TYPE_CHECKING:
+    from index.writer import GalleryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +128,7 @@ class Gallery:
     def __repr__(self) -> str:
         return f"Gallery({str(self.path)!r}: {len(self):,} × {self.dim}, {self.metric})"
 
-    def writer(self, wait: float = 0.0) -> Any:
+    def writer(self, wait: float = 0.0) -> "GalleryWriter":
         """A ``GalleryWriter`` on this gallery, to be used in a ``with`` statement.
 
         There it waits ``wait`` seconds for another writer, then raises GalleryLocked.
@@ -293,11 +296,8 @@ class Gallery:
 
     def labelled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids int64 (n,), vectors float32 (n,D) and labels (n,) of the items that have a label."""
-        pairs = [
-            (item.id, item.label) for item in store.all_items(self.db) if item.label is not None
-        ]
-        ids = np.array([item_id for item_id, _ in pairs], np.int64)
-        return ids, self.vectors(ids), np.array([label for _, label in pairs], dtype=str)
+        ids, codes, names = self.label_codes()
+        return ids, self.vectors(ids), np.array(names, dtype=str)[codes]
 
     def info(self) -> dict[str, Any]:
         """What the gallery holds, and what made it."""

@@ -18,6 +18,7 @@ from retrieval.discretize import (
     KMeansDiscretizer,
 )
 from retrieval.errors import ConfigError, DataError
+from retrieval.npy_files import open_npy
 from retrieval.report import bin_histograms
 
 METHODS: dict[str, type[Any]] = {
@@ -112,10 +113,7 @@ def _as_file(codes: np.ndarray, names: list[str], kind: str) -> bytes:
 
 
 def _read_npy(file: Path) -> tuple[list[str], np.ndarray]:
-    try:
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{file} is not a .npy array of numbers: {error}") from error
+    values = open_npy(file)
     if values.ndim not in (1, 2):
         raise DataError(f"{file} has shape {values.shape}; expected (rows,) or (rows, columns)")
     values = values.reshape(len(values), -1) if values.ndim == 1 else values

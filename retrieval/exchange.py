@@ -28,11 +28,11 @@ from index.writer import GalleryWriter
 from retrieval.embedding import Count
 from retrieval.errors import DataError
 from retrieval.network_files import MODEL_FILE, embedder_id, load_embedder, model_file
+from retrieval.npy_files import open_npy
 from retrieval.summary import FillSummary
 from retrieval.tables import count_rows, read_table
 
 PLAIN, CLIP = "plain", "clip-retrieval"
-LAYOUTS = (PLAIN, CLIP)
 MARKER = "export.json"
 Part = tuple[Path, Path]
 
@@ -295,10 +295,7 @@ def _marker(folder: Path) -> dict[str, Any]:
 
 def open_vectors(file: Path) -> np.ndarray:
     """The array in a file, mapped. Raises DataError where it is none of numbers (n,D)."""
-    try:
-        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{file} is not a readable array: {error}") from error
+    vectors = open_npy(file)
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise DataError(
             f"{file} holds {vectors.dtype} of shape {vectors.shape}; floating-point numbers (n, D) are "

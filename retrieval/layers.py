@@ -5,7 +5,6 @@ from torch import nn
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh,
 }  # fmt: skip
-INITIALISERS = ("normal", "constant", "xavier", "kaiming")
 NORMAL_DEVIATION = CONSTANT = 0.01
 
 

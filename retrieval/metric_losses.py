@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrieval.config import LossConfig
+from retrieval.config import MINING, LossConfig
 from retrieval.errors import ConfigError
 
 SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -120,8 +120,6 @@ def metric_miner(name: str) -> nn.Module:
 
     kind = getattr(miners, name, None)
     if kind is None or not _is_usable(name, "Miner"):
-        from retrieval.config import MINING
-
         known = sorted(n for n in dir(miners) if _is_usable(n, "Miner"))
         raise ConfigError(
             f"--mining is {name!r}; it can be {', '.join(MINING)}, or one of "

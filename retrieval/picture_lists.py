@@ -7,9 +7,9 @@ from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
 from retrieval.images import find_images, holds_pictures, images_in
 
-SPLIT_FOLDERS = {
-    "train": ("train",), "gallery": ("train",), "test": ("test", "val", "validation"),
-}  # fmt: skip
+TEST_PARTS = ("test", "val", "valid", "validation")
+"""What data sets call the part to measure with; the first of them that is there is taken."""
+SPLIT_FOLDERS = {"train": ("train",), "gallery": ("train",), "test": TEST_PARTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _part(row: dict[str, str], where: str) -> str | None:
     """What a row says in the column split."""
     part = row.get("split") or None
     if part not in (None, "train", *SPLIT_FOLDERS["test"]):
-        raise DataError(f"{where}: split is {part!r}; it can be train, test, val, validation")
+        raise DataError(f"{where}: split is {part!r}; it can be train, {', '.join(TEST_PARTS)}")
     return part
 
 

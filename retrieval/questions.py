@@ -19,6 +19,7 @@ from index.parts import Box
 from retrieval.comparing import linked_path
 from retrieval.errors import DataError, ImageError
 from retrieval.images import part_of, read_image, read_images
+from retrieval.npy_files import open_npy
 from retrieval.object_spec import ObjectsSpec
 from retrieval.objects import cut_around
 
@@ -258,11 +259,7 @@ def vector_questions(gallery: Gallery, file: Path) -> tuple[Iterator[Question], 
 
 
 def _map_vectors(file: Path, dim: int) -> np.ndarray:
-    try:
-        vectors: np.ndarray = np.lib.format.open_memmap(file, mode="r")  # never unpickles
-    except Exception as error:  # numpy raises half a dozen kinds for a broken file
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{file} is not a readable .npy file: {reason}") from error
+    vectors = open_npy(file)
     if vectors.dtype.kind not in "fiu":
         raise DataError(f"{file} holds {vectors.dtype}; a .npy file of numbers is expected")
     if vectors.ndim not in (1, 2) or vectors.shape[-1] != dim or len(vectors) == 0:

@@ -15,7 +15,7 @@ from retrieval.curves import DETECT_CURVES
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.catalogue import build_detector
-from retrieval.detection.detection_report import evaluate_detector, read_picture
+from retrieval.detection.detection_report import evaluate_detector
 from retrieval.detection.detector import Detector, letterbox
 from retrieval.device import keep_freed_memory
 from retrieval.errors import ConfigError, DataError
@@ -161,7 +161,7 @@ def take_weights(detector: Detector, trained: Detector) -> list[str]:
 def _look_sample(data: BoxedPictures, size: int, seed: int) -> np.ndarray:
     """Some of the pictures as they enter the network: uint8 (N,S,S,3)."""
     rows = np.random.default_rng(seed).permutation(len(data))[:LOOK_SAMPLE]
-    return np.stack([letterbox(read_picture(data, int(row)), size)[0] for row in np.sort(rows)])
+    return np.stack([letterbox(data.read(int(row)), size)[0] for row in np.sort(rows)])
 
 
 def validate(detector: Detector, held_out: BoxedPictures) -> dict[str, float]:

@@ -175,7 +175,7 @@ def _check_classes(config: TrainEmbedConfig, data: LabeledImages) -> None:
     classes, counts = np.unique(data.labels, return_counts=True)
     if len(classes) < 2 or classes[0] < 0:
         raise DataError(
-            f"{data.name} has {max(len(data.classes), 0)} classes, and triplets need at least 2; "
+            f"{data.name} has {len(data.classes)} classes, and triplets need at least 2; "
             "put pictures in one folder for each class, or learn without labels: "
             "--pairs views --views 2"
         )

@@ -32,7 +32,7 @@ LAYERS = [
     {"run_config"},
     {"config"},
     {"specs", "box_augment_config", "object_spec"},
-    {"settings", "csv_rows"},
+    {"settings", "csv_rows", "npy_files"},
     {"errors", "models", "summary", "__init__"},
 ]  # fmt: skip
 

@@ -119,8 +119,8 @@ def test_groups_of_columns_of_very_large_numbers(tmp_path: Path) -> None:
         ("t.csv", "\n1,NaN,a\n4,5,6\n", "line 2 has numbers and empty cells"),
         ("t.csv", b"a\n\xff\n", "not a CSV file in UTF-8"),
         ("t.csv", "a\n1\ninf\n", "a: line 3 has 'inf', which is not finite"),
-        ("t.npy", "nothing", "not a .npy array"),
-        ("t.npy", "", "not a .npy array"),
+        ("t.npy", "nothing", "not a readable .npy file"),
+        ("t.npy", "", "not a readable .npy file"),
         ("t.txt", "1", "neither a .npy nor a .csv"),
     ],
 )

@@ -77,6 +77,18 @@ def test_pictures_side_by_side_have_no_labels(tmp_path: Path) -> None:
     assert data.labels.tolist() == [-1, -1, -1]
 
 
+@pytest.mark.parametrize("part", ["test", "val", "valid", "validation"])
+def test_the_part_to_measure_with_has_several_names(tmp_path: Path, part: str) -> None:
+    write(tmp_path / "p" / "train" / "a" / "1.png")
+    write(tmp_path / "p" / part / "a" / "2.png")
+    (tmp_path / "p.csv").write_text(
+        f"path,label,split\np/train/a/1.png,a,train\np/{part}/a/2.png,a,{part}\n"
+    )
+    for name in ("p", "p.csv"):
+        test = load_dataset(str(tmp_path / name), data_dir=tmp_path / "data", split="test")
+        assert [path.name for path in test.paths] == ["2.png"]
+
+
 def test_a_csv_file_says_label_and_part(tmp_path: Path) -> None:
     for number in range(6):
         write(tmp_path / f"{number}.png", number)
@@ -292,7 +304,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pictures"):
         load_dataset(str(tmp_path), data_dir=tmp_path / "data")
     write(tmp_path / "train" / "a" / "1.png")
-    with pytest.raises(DataError, match="none of: test, val, validation"):
+    with pytest.raises(DataError, match="none of: test, val, valid, validation"):
         load_dataset(str(tmp_path), data_dir=tmp_path / "data", split="test")
 
 

@@ -188,7 +188,7 @@ BAD = {
         "name\nx\n"
     ),
     "but none": lambda f: (f / "pictures.csv").write_text(""),
-    "not a readable array": lambda f: (f / "embeddings.npy").write_bytes(b"no array"),
+    "not a readable .npy file": lambda f: (f / "embeddings.npy").write_bytes(b"no array"),
     "int64 of shape": lambda f: np.save(f / "embeddings.npy", np.zeros((4, 2), np.int64)),
     r"shape \(4,\)": lambda f: np.save(f / "embeddings.npy", np.zeros(4)),
     "damaged": lambda f: (f / "export.json").write_text("{"),

@@ -1,4 +1,3 @@
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -328,34 +327,6 @@ def test_values_that_are_not_finite_are_found_far_down(tmp_path: Path, four: Gal
     np.save(tmp_path / "v.npy", rows)
     with pytest.raises(DataError, match="row 4500 "):
         vector_questions(four, tmp_path / "v.npy")
-
-
-def test_files_that_are_no_arrays_are_refused(tmp_path: Path, four: Gallery) -> None:
-    marker = tmp_path / "was-run"
-
-    class Bad:
-        def __reduce__(self) -> tuple[object, ...]:
-            return Path.touch, (marker,)
-
-    np.save(tmp_path / "objects.npy", np.array([Bad()], object), allow_pickle=True)
-    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Bad()))
-    np.savez(tmp_path / "several.npz", a=np.zeros(4))
-    np.save(tmp_path / "whole.npy", np.zeros((9, 4)))
-    whole = (tmp_path / "whole.npy").read_bytes()
-    for name, data in {
-        "empty": b"", "text": b"1 2 3 4\n", "cut": whole[:-8], "header": whole[:40],
-        "zip": b"PK\x03\x04 and no more", "shape": whole.replace(b"(9, 4)", b"(9e4)"),
-        "huge": whole.replace(b"(9, 4), }" + b" " * 16, b"(9999999999999999999, 4), }")[:128],
-    }.items():  # fmt: skip
-        (tmp_path / f"{name}.npy").write_bytes(data)
-    (tmp_path / "folder.npy").mkdir()
-    files = sorted([*tmp_path.glob("*.npy"), tmp_path / "several.npz", tmp_path / "none.npy"])
-    assert len(files) == 13
-    for file in files:
-        if file.name != "whole.npy":
-            with pytest.raises(DataError, match=rf"{file.name} (is not|holds)"):
-                vector_questions(four, file)
-    assert not marker.exists()
 
 
 def test_batches_hold_all_in_order() -> None:

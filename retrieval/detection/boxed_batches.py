@@ -13,7 +13,7 @@ from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.detection.box_augment import Sample, augment_sample
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.detector import Batch, Detector, Target, letterbox
-from retrieval.errors import DataError, ImageError
+from retrieval.errors import DataError
 from retrieval.sampling import shuffled_batches
 
 READERS = min(os.cpu_count() or 1, 8)
@@ -86,18 +86,12 @@ class BoxedBatches:
         ]
 
     def _make(self, row: int, seed: tuple[int, ...]) -> Made:
-        picture, objects = self._read(row), self.data.objects[row]
+        picture, objects = self.data.read(row), self.data.objects[row]
         objects = objects.subset(~objects.crowd)
         proposals = self._propose(row, picture) if self.detector.propose is not None else None
         sample = Sample.of(picture, objects.boxes, objects.labels, objects.masks, proposals)
         sample = augment_sample(sample, self.augmentation, np.random.default_rng(seed))
         return to_square(sample, self.size)
-
-    def _read(self, row: int) -> np.ndarray:
-        try:
-            return self.data.read(row)
-        except ImageError as error:
-            raise DataError(f"{self.data.pictures[row]} cannot be read: {error}") from error
 
     def _propose(self, row: int, picture: np.ndarray) -> np.ndarray:
         """What the detector proposes for the unchanged picture, in its pixels; asked once."""

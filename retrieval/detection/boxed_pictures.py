@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
 
 
@@ -76,9 +77,14 @@ class BoxedPictures:
         return f"{len(self):,} pictures with {count:,} objects ({digest.hexdigest()[:8]})"
 
     def read(self, row: int) -> np.ndarray:
-        """The picture of this row, uint8 (H,W,3). Raises ImageError where it cannot be read."""
+        """The picture of this row, uint8 (H,W,3). Raises DataError where it cannot be read."""
         picture = self.pictures[row]
-        return picture if isinstance(picture, np.ndarray) else read_image(picture)
+        if isinstance(picture, np.ndarray):
+            return picture
+        try:
+            return read_image(picture)
+        except ImageError as error:
+            raise DataError(f"{picture} cannot be read: {error}") from error
 
     def subset(self, rows: np.ndarray) -> Self:
         """The pictures of these rows, in their order."""

@@ -15,7 +15,7 @@ from retrieval.detection.average_precision import (
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.detection.detections import Detections
 from retrieval.detection.detector import Detector, detect_pictures
-from retrieval.errors import DataError, ImageError
+from retrieval.errors import DataError
 
 TOGETHER = 8
 """Pictures that are read and asked about at a time."""
@@ -120,16 +120,8 @@ def detections_of(detector: Detector, data: BoxedPictures, masks: bool) -> Itera
     """
     for start in range(0, len(data), TOGETHER):
         rows = range(start, min(start + TOGETHER, len(data)))
-        pictures = [read_picture(data, row) for row in rows]
+        pictures = [data.read(row) for row in rows]
         yield from detect_pictures(detector, pictures, masks=masks)
-
-
-def read_picture(data: BoxedPictures, row: int) -> np.ndarray:
-    """The picture of this row, uint8 (H,W,3). Raises DataError, with its name, where it has none."""
-    try:
-        return data.read(row)
-    except ImageError as error:
-        raise DataError(f"{data.pictures[row]} cannot be read: {error}") from error
 
 
 def _objects_by_class(data: BoxedPictures, classes: tuple[str, ...]) -> list[Objects]:

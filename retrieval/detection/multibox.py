@@ -57,9 +57,8 @@ class MultiBox(Detector):
         negative = hard_negatives(each.detach(), positive)
         shifts = smooth_l1_loss(offsets[positive], goals[positive], reduction="none").sum(1)
         weights = torch.ones_like(shifts)
-        if (
-            self.objects_alike
-        ):  # whose sum stays the number of boxes, which background is weighed by
+        if self.objects_alike:
+            # Their sum stays the number of boxes, which background is weighed by.
             weights = shares[positive] * count / shares.sum().clamp(min=1)
         classes = (weights * each[positive]).sum() + each[negative].sum()
         return {"class": classes / count, "box": (weights * shifts).sum() / count}

@@ -95,9 +95,8 @@ class RegionDetector(Detector):
 def best_of_classes(boxes: Tensor, scores: Tensor, spec: DetectorSpec) -> Detections:
     """The objects among regions, each of which has a box (P,L,4) and a score (P,L) for each class."""
     count, classes = scores.shape
-    apart = scores.new_full(
-        (count, classes, classes), -1.0
-    )  # less than any score: a box of one class
+    # A box is of one class: in the others it has less than any score.
+    apart = scores.new_full((count, classes, classes), -1.0)
     apart.diagonal(dim1=1, dim2=2).copy_(scores)
     return best_objects(boxes.reshape(-1, 4), apart.reshape(-1, classes), spec)
 

@@ -215,9 +215,8 @@ def _numbers(X: Any) -> np.ndarray:
     """X, an array or a torch tensor on any device, as an array."""
     if hasattr(X, "detach"):
         X = X.detach().cpu()
-        X = (
-            X.float() if X.is_floating_point() and X.element_size() == 2 else X
-        )  # numpy has no bfloat16
+        # numpy has no bfloat16.
+        X = X.float() if X.is_floating_point() and X.element_size() == 2 else X
     return np.asarray(X)
 
 
