@@ -188,16 +188,15 @@ class Gallery:
         found only where fewer exist. ``exact`` compares with every vector, whatever the index.
         Raises VectorError for bad queries or k, FilterError for an expression that is not understood.
         """
-        if k < 1:
-            raise VectorError(f"k is {k}; ask for at least 1 neighbour")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise VectorError(f"k is {k}; it is a whole number, at least 1")
         queries = prepare(queries, self.dim, self.metric, "queries")
         allowed = None if where is None else store.matching_ids(self.db, where)
         snapshot = self.snapshot
-        n_allowed = len(self) if allowed is None else len(allowed)
-        few = n_allowed < max(EXACT_BELOW_ROWS, EXACT_BELOW_SHARE * len(self))
-        tuned = None if exact or few else snapshot.tuned
+        tuned = None if exact or self._few(allowed) else snapshot.tuned
         logger.info(
-            "%d queries, %d of %d vectors allowed: %s", len(queries), n_allowed, len(self),
+            "%d queries, %d of %d vectors allowed: %s",
+            len(queries), len(self) if allowed is None else len(allowed), len(self),
             "exact" if tuned is None else "by index",
         )  # fmt: skip
         if tuned is None:
@@ -213,6 +212,12 @@ class Gallery:
             answer.ids[unsettled] = exactly.ids
             answer.distances[unsettled] = exactly.distances
         return answer
+
+    def _few(self, allowed: np.ndarray | None) -> bool:
+        """Whether a filter leaves so few that comparing each of them is the quicker way."""
+        if allowed is None:
+            return False
+        return len(allowed) < max(EXACT_BELOW_ROWS, EXACT_BELOW_SHARE * len(self))
 
     def within(
         self,

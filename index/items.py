@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from index.database import DATABASE, Database
-from index.errors import DamagedGallery, FilterError
+from index.errors import DamagedGallery, FilterError, GalleryError
 from index.filters import parse_filter
 from index.parts import MARK, split_part
 from index.texts import decode, encode, from_json
@@ -38,17 +39,33 @@ class Item(NewItem):
 
 
 def insert_items(db: Database, first_id: int, items: Sequence[NewItem]) -> None:
-    """Store items under ids from ``first_id`` on; living ones of the same path die."""
+    """Store items under ids from ``first_id`` on; living ones of the same path die.
+
+    Raises GalleryError for what cannot be stored.
+    """
+    rows = [(first_id + n, item.content_hash, *_row(item)) for n, item in enumerate(items)]
     bury(db, ids_of_paths(db, [item.path for item in items]).values())
-    rows = (
-        (
-            first_id + number, encode(item.path), item.content_hash, item.size, item.mtime_ns,
-            None if item.label is None else encode(item.label), json.dumps(item.metadata),
-        )
-        for number, item in enumerate(items)
-    )  # fmt: skip
-    db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany(
+        "INSERT INTO items (id, content_hash, path, size, mtime_ns, label, metadata) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
     db.executemany("DELETE FROM failures WHERE path = ?", [(encode(i.path),) for i in items])
+
+
+def _row(item: NewItem) -> tuple[str | bytes, int, int, str | bytes | None, str]:
+    """Path, size, time, label and metadata in this order, as they are stored. Raises GalleryError."""
+    try:
+        # SQLite takes numbers of numpy for bytes, and its JSON knows no NaN.
+        size, mtime_ns = (int(np.int64(operator.index(n))) for n in (item.size, item.mtime_ns))
+        label = None if item.label is None else encode(item.label)
+        metadata = json.dumps(item.metadata, allow_nan=False)
+        return encode(item.path), size, mtime_ns, label, metadata
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise GalleryError(
+            f"item {item.path!r} cannot be stored: {error}; path and label are texts, size and "
+            "mtime_ns whole numbers of 64 bits, metadata what JSON can hold, without NaN"
+        ) from error
 
 
 def bury(db: Database, ids: Iterable[int]) -> int:
@@ -131,19 +148,14 @@ def _blocks(db: Database, columns: str) -> Iterator[list[Any]]:
 def update_items(db: Database, items: Sequence[Item]) -> None:
     """Give items, known by id, these paths, sizes, times, labels and metadata.
 
-    Their content stays. Others that live under one of the paths die; paths may be exchanged.
+    Their content stays. Others that live under one of the paths die; paths may be exchanged. Raises
+    GalleryError for what cannot be stored.
     """
+    rows = [(*_row(item), item.id) for item in items]
     own = {item.id for item in items}
     bury(db, set(ids_of_paths(db, [item.path for item in items]).values()) - own)
     aside = [(b"\0%d" % item.id, item.id) for item in items]  # no file is called so
     db.executemany("UPDATE items SET path = ? WHERE id = ?", aside)
-    rows = (
-        (
-            encode(item.path), item.size, item.mtime_ns,
-            None if item.label is None else encode(item.label), json.dumps(item.metadata), item.id,
-        )
-        for item in items
-    )  # fmt: skip
     db.executemany(
         "UPDATE items SET path = ?, size = ?, mtime_ns = ?, label = ?, metadata = ? WHERE id = ?",
         rows,

@@ -51,18 +51,22 @@ class Neighbors:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (n,D) scaled to length 1; zero stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    # Squares of small numbers are zero in float32.
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    return vectors / np.where(norms > 0, norms, 1).astype(np.float32)[:, None]
 
 
 def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray:
     """Contiguous float32 (n,D), for cosine of length 1.
 
-    Raises VectorError for another shape, for values that are not finite, and for vectors so long that
-    their square is beyond float32.
+    Raises VectorError for what is no numbers or of another shape, for values that are not finite, and
+    for vectors so long that their square is beyond float32.
     """
-    with np.errstate(over="ignore"):  # checked at once
-        vectors = np.ascontiguousarray(vectors, np.float32)
+    try:
+        with np.errstate(over="ignore"):  # checked at once
+            vectors = np.ascontiguousarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise VectorError(f"{what} are not numbers: {error}") from error
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise VectorError(
             f"{what} have shape {vectors.shape}; the gallery holds vectors of {dim} numbers, so "

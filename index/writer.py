@@ -98,7 +98,8 @@ class GalleryWriter:
         """Add vectors (n,D) with their items in one commit; their ids, ascending.
 
         An item whose path is in the gallery already takes the other's place, under a new id. Raises
-        VectorError for bad vectors, and where a path stands twice.
+        VectorError for bad vectors, and where a path stands twice, GalleryError for an item that cannot
+        be stored, such as one with NaN among its metadata.
         """
         if len(vectors) != len(items) or len({item.path for item in items}) != len(items):
             raise VectorError(
@@ -129,7 +130,7 @@ class GalleryWriter:
         """Give items, known by id, other paths, sizes, times, labels and metadata, in one commit.
 
         Content and vector of each stay. Paths may be exchanged; another item that lives under one of
-        them dies.
+        them dies. Raises GalleryError for an item that cannot be stored.
         """
         if items:
             with self._commit():

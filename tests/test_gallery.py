@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -128,6 +129,22 @@ def test_survivors_find_themselves_after_removal_and_additions(
         assert ((whole.ids >= 0).sum(1) == len(alive)).all()  # fewer only where fewer exist
 
 
+def test_an_index_is_asked_however_small_the_gallery_but_not_for_what_few_a_filter_leaves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_gallery(tmp_path / "g.gallery", index_key="HNSW8")
+    with made.writer() as writer:
+        vectors = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+        writer.add(vectors, new_items(0, 300))
+        writer.refresh_index()
+    caplog.set_level("INFO", "index.gallery")
+    made.search(vectors[:1], 3)
+    made.search(vectors[:1], 3, exact=True)
+    made.search(vectors[:1], 3, where="label = a")
+    told = [message.rpartition(": ")[2] for message in caplog.messages]
+    assert told == ["by index", "exact", "exact"]
+
+
 def test_answers_do_not_depend_on_k_or_on_the_batch(gallery: Gallery) -> None:
     queries = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
     many = gallery.search(queries, 15)
@@ -221,6 +238,43 @@ def test_bad_vectors_and_items_are_refused(gallery: Gallery) -> None:
     assert len(gallery) == 26
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"metadata": {"sharpness": float("nan")}}, "not JSON compliant"),
+        ({"metadata": {"tags": {"a"}}}, "set is not JSON"),
+        ({"label": 3}, "'int' object"),
+        ({"label": "\ud800"}, "surrogates not allowed"),
+        ({"size": 2**70}, "too large"),
+        ({"size": 1.5}, "'float' object"),
+        ({"mtime_ns": None}, "'NoneType' object"),
+        ({"path": 7}, "'int' object"),
+    ],
+)
+def test_items_that_cannot_be_stored_are_named(
+    gallery: Gallery, fields: dict[str, object], reason: str
+) -> None:
+    before = list(gallery.all_items())
+    with gallery.writer() as writer:
+        bad = new_items(50, 1) + new_items(51, 1, **fields)
+        with pytest.raises(GalleryError, match=rf"item .* cannot be stored: .*{reason}"):
+            writer.add(np.ones((2, 4)), bad)
+        with pytest.raises(GalleryError, match=rf"item .* cannot be stored: .*{reason}"):
+            writer.update([dataclasses.replace(before[3], **fields)])
+    assert list(gallery.all_items()) == before
+    assert gallery.matching("label = a").size
+
+
+def test_whole_numbers_of_numpy_are_stored_as_numbers(gallery: Gallery) -> None:
+    with gallery.writer() as writer:
+        sizes = {"size": np.int64(70_000), "mtime_ns": np.uint32(5)}
+        (added,) = writer.add(np.ones((1, 4)), new_items(50, 1, **sizes))
+        item = gallery.items([2])[2]
+        writer.update([dataclasses.replace(item, size=np.int32(60_000))])
+    assert gallery.matching("size > 50000").tolist() == [2, added]
+    assert gallery.items([added])[added].mtime_ns == 5
+
+
 def test_file_names_come_back_as_they_were(gallery: Gallery) -> None:
     odd = os.fsdecode(b"\xff\xfe.png")
     names = ["a b.png", "new\nline.png", "q'\"`.png", "ü/é.png", odd]
@@ -289,6 +343,12 @@ def test_an_unknown_format_version_is_refused_with_both_numbers(gallery: Gallery
 def test_bad_queries_are_refused(gallery: Gallery) -> None:
     with pytest.raises(VectorError, match="k is 0"):
         gallery.search(np.zeros((1, 4)), 0)
+    with pytest.raises(VectorError, match=r"k is 1\.5"):
+        gallery.search(np.zeros((1, 4)), 1.5)
+    with pytest.raises(VectorError, match="are not numbers"):
+        gallery.search([["a", "b", "c", "d"]], 1)
+    with pytest.raises(VectorError, match="are not numbers"):
+        gallery.search([[1, 2, 3], [4]], 1)
     with pytest.raises(VectorError, match="4 numbers"):
         gallery.search(np.zeros((1, 3)), 1)
     assert gallery.search(np.zeros((0, 4)), 2).ids.shape == (0, 2)
