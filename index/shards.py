@@ -17,6 +17,7 @@ import numpy as np
 from index.atomic import atomic_file
 from index.database import Database
 from index.errors import DamagedGallery
+from index.npy_header import read_header
 
 BLOCK_BITS = 16
 BLOCK_BYTES = 1 << BLOCK_BITS
@@ -70,17 +71,14 @@ class CheckedArray:
         self.array = self._array(shape, np.dtype(dtype))
 
     def _array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        header = io.BytesIO(self.raw[:1024].tobytes())
         try:
-            np.lib.format.read_magic(header)
-            found = np.lib.format.read_array_header_1_0(header)
-        except (ValueError, SyntaxError, TypeError) as error:
+            *found, self.offset = read_header(self.raw)
+        except ValueError as error:
             raise DamagedGallery(f"{self.file} is not a readable array: {error}") from error
-        expected = (shape, False, dtype)
-        self.offset, self.row_bytes = header.tell(), dtype.itemsize * int(np.prod(shape[1:]))
-        if found != expected or len(self.raw) != self.offset + shape[0] * self.row_bytes:
+        self.row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+        if found != [shape, dtype] or len(self.raw) != self.offset + shape[0] * self.row_bytes:
             raise DamagedGallery(
-                f"{self.file} has (shape, column order, type) {found}, {expected} was committed"
+                f"{self.file} has (shape, type) {found}, {[shape, dtype]} was committed"
             )
         return self.raw[self.offset :].view(dtype).reshape(shape)
 

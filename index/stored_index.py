@@ -8,13 +8,13 @@ the page cache, shared by all processes. It stays readable when a newer index ta
 import dataclasses
 import functools
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from index.errors import DamagedGallery
+from index.npy_header import read_header
 from index.shards import FileRecord, check_file
 from index.vector_index import map_index, most_effort, usual_effort
 
@@ -81,12 +81,10 @@ class StoredIndex:
 
     def _ids(self) -> np.ndarray:
         file = positions_file(self.name)
-        header = io.BytesIO(self._maps[file][:1024].tobytes())
         try:
-            np.lib.format.read_magic(header)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-            ids = self._maps[file][header.tell() :].view(dtype)
-        except (ValueError, SyntaxError, TypeError) as error:
+            shape, dtype, offset = read_header(self._maps[file])
+            ids = self._maps[file][offset:].view(dtype)
+        except ValueError as error:
             raise DamagedGallery(
                 f"{self.folder / file} is not a readable array: {error}"
             ) from error

@@ -40,7 +40,7 @@ def test_each_script_has_help_with_an_example(script: str) -> None:
         ("benchmark_evaluation", "--queries 0", "0 is not in the range"),
         ("benchmark_evaluation", "--queries 1 --gallery 1", "no answer can be right"),
         ("benchmark_index", "--vectors numbers.npy", "there are 5 vectors; needed are 1000"),
-        ("benchmark_index", "--vectors text.npy", "text.npy is not a readable array"),
+        ("benchmark_index", "--vectors text.npy", "text.npy is not a readable .npy file"),
         ("benchmark_index", "--vectors .", "is not a gallery"),
         ("benchmark_query", "text.npy --gallery . --runs 0", "0 is not in the range"),
         ("benchmark_training", "--dataset nope", "no data set 'nope'"),
