@@ -19,7 +19,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its place at ``path`` when the ``with`` block ends well."""
+    """A file to write to, which takes its place at ``path`` when the ``with`` block ends well.
+
+    Raises OSError, which names ``path``, where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of a long name the beginning only: with what is added it would be longer than names may be.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
@@ -32,8 +35,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say whose
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

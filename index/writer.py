@@ -29,7 +29,7 @@ from index.database import (
     write_settings,
 )
 from index.encoding import learn_storage
-from index.errors import VectorError
+from index.errors import GalleryError, VectorError
 from index.gallery import Gallery
 from index.items import Item, NewItem
 from index.lock import take_lock
@@ -311,22 +311,29 @@ class GalleryWriter:
 
     @contextmanager
     def _commit(self, **settings: object) -> Iterator[None]:
-        """A transaction that counts as one generation of the gallery, or nothing at all."""
+        """A transaction that counts as one generation of the gallery, or nothing at all.
+
+        Raises GalleryError where files cannot be written, as on a full disk.
+        """
         if self._together:
             yield
             write_settings(self.db, settings)
             return
         self.db.release()
-        break_seal(self.path)
-        self.db.execute("BEGIN IMMEDIATE")
         try:
+            break_seal(self.path)
+            self.db.execute("BEGIN IMMEDIATE")
             self.db.execute(CHECKS)
             yield
             generation = self.gallery.settings["generation"] + 1
             write_settings(self.db, {**settings, "generation": generation})
             self.db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             self.db.release()
+            if isinstance(error, OSError):
+                raise GalleryError(
+                    f"{self.path} could not be changed, and stays as it was: {error}"
+                ) from error
             raise
         self.gallery.refresh()
 

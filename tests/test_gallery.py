@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from index.errors import (
     VectorError,
 )
 from index.gallery import Gallery
+from index.planner import Limits
 from index.verify import verify_gallery
 
 GOLDEN = Path(__file__).parent / "golden" / "gallery-v1"
@@ -223,6 +225,29 @@ def test_a_failed_commit_changes_nothing(gallery: Gallery, monkeypatch: pytest.M
     with gallery.writer():
         pass
     assert len(list(gallery.path.glob("vectors-*.npy"))) == 3  # the orphan is swept
+
+
+def test_a_full_disk_is_an_error_of_the_gallery_and_changes_nothing(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with gallery.writer() as writer:
+        for change in (
+            lambda: writer.add(np.ones((1, 4)), new_items(50, 1)),
+            lambda: writer.tune("HNSW8", Limits()),
+            lambda: writer.encode("equal-width:8"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", fail)
+                with pytest.raises(GalleryError, match="stays as it was: .*No space left"):
+                    change()
+            assert len(gallery) == 26
+            assert gallery.settings["index_file"] is None
+        writer.add(np.ones((1, 4)), new_items(50, 1))
+    assert len(Gallery.open(gallery.path)) == 27
+    assert verify_gallery(gallery.path) == []
 
 
 def test_bad_vectors_and_items_are_refused(gallery: Gallery) -> None:
