@@ -241,7 +241,7 @@ def test_a_full_disk_is_an_error_of_the_gallery_and_changes_nothing(
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(os, "fsync", fail)
-                with pytest.raises(GalleryError, match="stays as it was: .*No space left"):
+                with pytest.raises(GalleryError, match=r"stays as it was: .*No space left"):
                     change()
             assert len(gallery) == 26
             assert gallery.settings["index_file"] is None
