@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from index.atomic import sync_folder, write_atomically
 from index.descriptors import File, file_key, hold, read_blocks
@@ -50,6 +50,14 @@ FAILURES = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises; the second where the name of something in a damaged file is quoted."""
 
 
+class State(NamedTuple):
+    """What tells whether a database was changed, or is being."""
+
+    mtime_ns: int
+    size: int
+    has_log: bool
+
+
 class Cursor(sqlite3.Cursor):
     """A cursor whose failures are GalleryErrors."""
 
@@ -83,10 +91,13 @@ class Database(sqlite3.Connection):
     thread: int
     """Which thread has opened it, and alone can use it."""
     let_go: Callable[[], object]
+    frozen: State | None = None
+    """How the file was, where it is read as one that nobody changes."""
     is_closed = False
 
     def close(self) -> None:
         """Close it, and only then the descriptor that keeps its locks."""
+        self.frozen = None
         self.attempt(super().close)
         self.is_closed = True
         self.let_go()
@@ -111,9 +122,19 @@ class Database(sqlite3.Connection):
     def attempt(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What the call returns. Raises GalleryError where it fails."""
         try:
-            return call(*arguments)
+            found = call(*arguments)
         except FAILURES as error:
+            self._check_frozen()
             raise self.failure(error) from error
+        self._check_frozen()
+        return found
+
+    def _check_frozen(self) -> None:
+        """Raises GalleryError where the file is read as one that nobody changes, and was changed."""
+        if self.frozen is not None and _state(self.file)[:2] != self.frozen[:2]:
+            raise GalleryError(
+                f"{self.file} was changed by another user while it was read; ask again"
+            )
 
     def failure(self, error: sqlite3.Error | UnicodeDecodeError) -> GalleryError:
         """What an error of SQLite means for the gallery."""
@@ -166,15 +187,17 @@ def connect(folder: Path, *, create: bool = False) -> Database:
             f"{folder} is not a gallery: it has no {DATABASE}; make one with: retrieval build-index "
             f"PICTURES --out {folder}"
         )
-    location = file.absolute().as_uri()
+    location, frozen = file.absolute().as_uri(), None
     if not create and not (os.access(folder, os.W_OK) and os.access(file, os.W_OK)):
-        # Where nobody can write there is no log to heed, unless the folder was taken from a writer.
-        log = file.with_name(f"{DATABASE}-wal")
-        location += "?mode=ro" if log.exists() and log.stat().st_size else "?immutable=1"
+        # SQLite reads a log without writing beside it, but cannot begin one: without a log it has to
+        # take the file for one that nobody changes, which its owner may do all the same.
+        state = _state(file)
+        frozen = None if state.has_log else state
+        location += "?mode=ro" if frozen is None else "?immutable=1"
     db = sqlite3.connect(
         location, timeout=BUSY_SECONDS, isolation_level=None, factory=Database, uri=True
     )
-    db.file, db.thread = file, threading.get_ident()
+    db.file, db.thread, db.frozen = file, threading.get_ident(), frozen
     db.key, db.let_go = hold(file, db)
     db.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     db.create_function("fits", 3, fits, deterministic=True)
@@ -186,11 +209,20 @@ def connect(folder: Path, *, create: bool = False) -> Database:
 
 
 def is_database_of(db: Database, folder: Path) -> bool:
-    """Whether a connection is to the database that lies in a folder now: it may have been replaced."""
+    """Whether a connection is to the database that lies in a folder now, and sees its newest commit.
+
+    It may have been replaced, or been changed though it was taken for one that nobody changes.
+    """
+    file = folder / DATABASE
     try:
-        return file_key(folder / DATABASE) == db.key
+        return file_key(file) == db.key and (db.frozen is None or _state(file) == db.frozen)
     except FileNotFoundError:
         return False
+
+
+def _state(file: Path) -> State:
+    status, log = file.stat(), file.with_name(f"{DATABASE}-wal")
+    return State(status.st_mtime_ns, status.st_size, log.exists() and log.stat().st_size > 0)
 
 
 def read_settings(db: Database, folder: Path) -> dict[str, Any]:

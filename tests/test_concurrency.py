@@ -133,3 +133,40 @@ def test_threads_ask_and_write_by_galleries_of_their_own(tmp_path: Path) -> None
         ids = [i for found in pool.map(work, range(12)) for i in found]
     assert sorted(ids) == list(range(1, 13))
     assert verify_gallery(path) == []
+
+
+def test_who_cannot_write_sees_what_the_owner_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = make_gallery(tmp_path / "g.gallery")
+    with gallery.writer() as writer:
+        writer.add(np.random.default_rng(0).normal(size=(30, 4)), new_items(0, 30))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        reader = Gallery.open(gallery.path)
+        assert reader.db.frozen is not None
+        assert not reader.refresh()
+        with gallery.writer() as writer:
+            writer.add(np.full((1, 4), 9.0), new_items(100, 1))
+            assert reader.refresh()  # the commit is in the log
+            assert reader.db.frozen is None
+            writer.remove([1, 2])
+            assert reader.refresh()
+            assert len(reader) == len(gallery)
+        assert reader.search(np.full((1, 4), 9.0), 1).distances.tolist() == [[0.0]]
+        reader.close()
+        with gallery.writer():  # the log is folded into the database, now that nobody reads it
+            pass
+
+        reader = Gallery.open(gallery.path)
+        assert reader.db.frozen is not None
+        with gallery.writer() as writer:
+            writer.remove([3])
+        with pytest.raises(GalleryError, match="was changed by another user while it was read"):
+            reader.items([4])
+        assert reader.refresh()
+        assert reader.items([3, 4]).keys() == {4}
+        assert len(reader) == len(gallery)
+        with gallery.writer() as writer:
+            writer.remove([4])
+        reader.close()
