@@ -60,6 +60,7 @@ def save_network(network: Network, file: Path, *, dtype: torch.dtype = torch.flo
     """Write spec and weights of a network to one safetensors file, atomically.
 
     With float16 as ``dtype`` filters take half the space; statistics and biases stay as they are.
+    Equal networks give equal files.
     """
     (written,) = (f for f, known in FORMATS.items() if isinstance(network, known.network))
     state = {
@@ -69,7 +70,15 @@ def save_network(network: Network, file: Path, *, dtype: torch.dtype = torch.flo
     }
     metadata = {"format": written, "spec": json.dumps(network.spec.to_dict())}
     metadata[_id_key(written)] = _hash(metadata["spec"], state)
-    write_atomically(file, save(state, metadata))
+    write_atomically(file, _in_order(save(state, metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the names in its header sorted: the library writes them as they come."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load_embedder(path: Path) -> Embedder:

@@ -184,7 +184,8 @@ def build_classifier(config: TrainClassifyConfig, data: LabeledImages) -> Classi
 def reuse_classes(classifier: Classifier, trained: Classifier) -> int:
     """Copy the hidden layers of the head, and the rows of classes that both know; how many those are.
 
-    Raises ConfigError where the heads differ in shape, or no class is known to both.
+    Raises ConfigError where the heads differ in shape or have one row for two classes, or no class is
+    known to both.
     """
     new, old = classifier.head, trained.head
     places = {name: row for row, name in enumerate(trained.spec.classes)}
@@ -195,7 +196,12 @@ def reuse_classes(classifier: Classifier, trained: Classifier) -> int:
             "--reuse-classes needs a head of the same layers; leave --pool, --hidden and --image-size "
             "as they were"
         )
-    if not shared or new.logistic or old.logistic:
+    if new.logistic or old.logistic:
+        raise ConfigError(
+            "--reuse-classes: a logistic network has one row for both classes, so none can be kept "
+            "alone; leave out --reuse-classes, or take --backbone softmax for both"
+        )
+    if not shared:
         raise ConfigError(
             f"--reuse-classes: none of the classes {classifier.spec.classes} has a row in "
             f"{trained.spec.classes}"

@@ -182,14 +182,16 @@ def voc(root: Path, text: str) -> BoxedPictures:
     return load_boxed_pictures(str(root))
 
 
-def test_voc_edges_are_of_pixels_counted_from_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", ["0", "", " "])
+def test_voc_edges_are_of_pixels_counted_from_1(tmp_path: Path, side: str) -> None:
     box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
     boxes = [box.format(1, 1, WIDTH, HEIGHT), box.format(5, 5, 5, 9), box.format(5, 5, 5, 5)]
     objects = "".join(
         f"<object><name> cat </name><difficult>{n}</difficult>{each}</object>"
         for n, each in enumerate(boxes)
     )
-    size = "<size><width>0</width><height>0</height></size>"  # unknown to some tools
+    # Unknown to some tools.
+    size = f"<size><width>{side}</width><height>{side}</height></size>"
     name = "<filename>C:\\gone\\a.png</filename>"
     data = voc(tmp_path, f"<annotation>{name}{size}{objects}</annotation>")
     assert data.objects[0].boxes.tolist() == [[0, 0, WIDTH, HEIGHT], [4, 4, 5, 9]]

@@ -209,6 +209,13 @@ def test_the_identity_covers_names_kinds_and_shapes() -> None:
     assert _hash("spec", both) == _hash("spec", dict(reversed(both.items())))
 
 
+def test_equal_networks_give_equal_files(file: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        again = tmp_path / f"{number}.safetensors"
+        save_network(load_embedder(file), again)
+        assert again.read_bytes() == file.read_bytes()
+
+
 def test_the_layout_in_memory_does_not_change_what_is_saved(file: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     save_network(load_embedder(file).to(memory_format=torch.channels_last), again)

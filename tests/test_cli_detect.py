@@ -143,7 +143,7 @@ def test_what_is_found_is_not_written_over_pictures(place: Path, tmp_path: Path)
 
 
 def test_detect_tells_programs_and_other_tools(place: Path) -> None:
-    photo, coco = place / "photos" / "a" / "0.png", place / "found.json"
+    photo, coco = place / "photos" / "a" / "0.png", place / "deep" / "er" / "found.json"
     result = run("detect", photo, "--model", place / "run", "--score", 0, "--no-draw", "--json",
                  "--coco", coco)  # fmt: skip
     (answer,) = json.loads(result.stdout)
@@ -153,7 +153,9 @@ def test_detect_tells_programs_and_other_tools(place: Path) -> None:
     scores = [each["score"] for each in answer["objects"]]
     assert scores == sorted(scores, reverse=True)
     written = json.loads(coco.read_text())
-    assert written["images"] == [{"id": 1, "file_name": str(photo), "width": 64, "height": 64}]
+    named = {"id": 1, "file_name": "../../photos/a/0.png", "width": 64, "height": 64}
+    assert written["images"] == [named]
+    assert boxed_datasets.load_boxed_pictures(str(coco)).pictures[0].samefile(photo)
     assert [c["name"] for c in written["categories"]] == ["red", "blue"]
     for annotation, each in zip(written["annotations"], answer["objects"], strict=True):
         left, top, right, bottom = each["box"]

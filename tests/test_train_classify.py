@@ -363,6 +363,13 @@ def test_classes_that_both_know_keep_their_rows(tmp_path: Path) -> None:
             build_classifier(config_of(**values), pictures)
 
 
+def test_the_one_row_of_a_logistic_network_is_of_no_class(tmp_path: Path) -> None:
+    train(tmp_path, stripes(20, classes=2), backbone="logistic", epochs=1)
+    values = {"backbone": "logistic", "weights": str(tmp_path), "reuse_classes": True}
+    with pytest.raises(ConfigError, match="has one row for both classes"):
+        build_classifier(config_of(**values), stripes(20, classes=2))
+
+
 def test_pictures_without_two_classes_are_refused(tmp_path: Path) -> None:
     bare = LabeledImages("bare", stripes(8).images, np.full(8, -1), ())
     for data in (bare, stripes(20, classes=1)):

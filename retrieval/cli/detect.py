@@ -278,7 +278,9 @@ def detect(
                 write_picture(draw_objects(finding.picture, finding.objects, finder.classes), place)
                 answer["drawn"] = str(place)
             if coco is not None:
-                export.add(str(finding.photo), finding.picture.shape[:2], finding.objects)
+                # Where data sets look: from the folder of the JSON file on.
+                name = os.path.relpath(finding.photo, coco.parent)
+                export.add(name, finding.picture.shape[:2], finding.objects)
             answers.append(answer)
             if not as_json:
                 _print_answer(answer)

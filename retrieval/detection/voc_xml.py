@@ -86,7 +86,7 @@ def _read_file(file: Path, root: Path) -> AnnotatedPicture:
     objects = [_object(element, f"{file}, object {number}")
                for number, element in enumerate(tree.findall("object"), 1)]  # fmt: skip
     size = tuple(
-        int(number_in(tree.findtext(f"size/{side}", "0"), str(file), side))
+        int(number_in(tree.findtext(f"size/{side}", "").strip() or "0", str(file), side))
         for side in ("width", "height")
     )
     told = (size[0], size[1]) if min(size) > 0 else None  # some tools write 0 for unknown
