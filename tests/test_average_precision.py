@@ -172,6 +172,14 @@ def test_a_case_by_hand() -> None:
     assert result.objects[0].tolist() == [2, 0, 2, 0]
 
 
+def test_of_objects_as_far_covered_the_last_is_found() -> None:
+    # The first detection covers two thirds of both; what is left is the one that the second misses.
+    objects = objects_of([[0, 0, 60, 60], [24, 0, 84, 60]], [0, 0])
+    found = found_of([[12, 0, 72, 60], [24, 0, 84, 60]], [0, 0], [0.9, 0.8])
+    assert result_of([(found, objects)], 1).recall[0, 0, 0] == 0.5
+    assert_agrees([(found, objects)])
+
+
 def test_an_object_is_found_once() -> None:
     objects = objects_of([[0, 0, 40, 40]], [0])
     twice = found_of([[0, 0, 40, 40]] * 2, [0, 0], [0.9, 0.9])

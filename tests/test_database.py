@@ -2,6 +2,7 @@
 
 import resource
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from galleries import make_gallery, new_items
 
+from index import database
 from index.errors import DamagedGallery, FilterError, GalleryError, GalleryLocked
 from index.gallery import Gallery
 from index.verify import verify_gallery
@@ -143,3 +145,22 @@ def test_what_is_nested_as_deep_as_may_be_is_answered(gallery: Gallery, comparis
         "not (" * 24 + comparison + ")" * 24,
     ):  # fmt: skip
         assert gallery.matching(deep).tolist() == plain
+
+
+def test_a_seal_that_is_set_anew_during_the_reading_is_no_damage(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = gallery.path / "gallery.seal"
+    before = database._fingerprint(gallery.path / "gallery.sqlite")
+    found = iter([(1, 1), before])  # what is read while a writer ends, and once more
+
+    def read(_: Path) -> tuple[int, int]:
+        file.write_bytes(newer)
+        return next(found)
+
+    newer = file.read_bytes()
+    text = "1 00000002"
+    file.write_text(f"{text} {zlib.crc32(text.encode()):08x}\n")
+    monkeypatch.setattr(database, "_fingerprint", read)
+    database.check_seal(gallery.path)
+    assert next(found, None) is None

@@ -183,7 +183,7 @@ def test_easy_positive_takes_the_nearest_positive_and_the_next_negative(seed: in
 
 def test_distance_weighted_gives_each_pair_a_negative_as_its_weight_says() -> None:
     # One anchor and its positive at 0 and 0.1; negatives at growing distances on a line.
-    points = torch.tensor([[0.0], [0.1], [0.6], [1.0], [1.4], [1.8]])
+    points = torch.tensor([[0.0], [0.1], [0.3], [0.45], [1.4], [1.8]])
     labels = torch.tensor([0, 0, 1, 2, 3, 4])
     distances = torch.cdist(points, points)
     counts: Counter[int] = Counter()
@@ -195,7 +195,7 @@ def test_distance_weighted_gives_each_pair_a_negative_as_its_weight_says() -> No
     scale = 2**0.5 / float(distances[differ].mean())
     weights = []
     for j in range(2, 6):
-        d = min(max(float(distances[0, j]) * scale, 0.5), 1.98)
+        d = min(max(float(distances[0, j]) * scale, 0.5), 1.98)  # the first is under 0.5
         weights.append(d ** (2 - 16) * (1 - d * d / 4) ** ((3 - 16) / 2))
     for j, weight in zip(range(2, 6), weights, strict=True):
         expected = 4000 * weight / sum(weights)

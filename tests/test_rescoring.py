@@ -6,7 +6,7 @@ from galleries import grid_vectors, make_gallery, new_items, slow_distance
 
 from index import rescoring
 from index.gallery import Gallery
-from index.neighbors import unit
+from index.neighbors import pair_distances, unit
 from index.rescoring import nearest_candidates, rough_distances
 
 
@@ -119,3 +119,19 @@ def test_float32_cannot_change_the_answer(tmp_path: Path) -> None:
             (slow_distance(query[row], v, "l2"), i + 1) for i, v in enumerate(vectors)
         )
         assert found.distances[row] == pytest.approx([d for d, _ in expected[:10]], rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_what_float32_puts_behind_the_cut_is_compared_all_the_same(
+    tmp_path: Path, metric: str
+) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=64)
+    vectors = (base + 1e-5 * rng.normal(size=(300, 64))).astype(np.float32)
+    gallery = filled(tmp_path, vectors, metric=metric)
+    queries = gallery.vectors(np.arange(1, 31))
+    ids = np.tile(np.arange(1, 301), (30, 1))
+    found, _ = nearest_candidates(queries, ids, 10, gallery.snapshot)
+    for query, answer in zip(queries, found.ids, strict=True):
+        distances = pair_distances(gallery.vectors(ids[0]), np.repeat(query[None], 300, 0), metric)
+        assert answer.tolist() == (np.lexsort((ids[0], distances))[:10] + 1).tolist()

@@ -19,6 +19,7 @@ from retrieval.run_config import TrainDetectConfig
 from retrieval.specs import ClassifierSpec, DetectorSpec
 from retrieval.train_detect import (
     Listener,
+    detecting_task,
     initial_detector,
     run_at,
     take_weights,
@@ -168,6 +169,15 @@ def test_crowds_are_no_objects_to_learn_from_or_to_watch(tmp_path: Path) -> None
     detector = initial_detector(config_of(), data, print)
     assert validate(detector, crowded) == {}
     assert validate(detector, dataclasses.replace(data, objects=(*crowds[1:], data.objects[0])))
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 1.0), (3.0, 3.0)])
+def test_heads_learn_at_the_rate_that_is_given(given: float | None, used: float) -> None:
+    config = config_of()
+    config = dataclasses.replace(config, fit=dataclasses.replace(config.fit, head_lr=given))
+    task = detecting_task(config, *squares(8).holdout(0.25, 0), CPU, print)
+    assert task.head_lr == used
+    assert sum(len(list(m.parameters())) for m in task.head) > 0
 
 
 def test_frozen_parts_stay_as_they_were(tmp_path: Path) -> None:
