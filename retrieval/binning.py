@@ -16,6 +16,7 @@ from retrieval.discretize import (
     EqualFrequencyDiscretizer,
     EqualWidthDiscretizer,
     KMeansDiscretizer,
+    ProductDiscretizer,
 )
 from retrieval.errors import ConfigError, DataError
 from retrieval.npy_files import open_npy
@@ -63,17 +64,14 @@ def discretize_table(
     columns that were left out. Nothing is written where anything is wrong.
     Raises DataError for a file that cannot be used, ConfigError for options that do not go together.
     """
-    options: dict[str, Any] = {"n_bins": n_bins}
-    if subspaces is not None:
-        if method != "kmeans":
-            raise ConfigError(f"--subspaces goes with --method kmeans, not with {method}")
-        options["subspaces"] = subspaces
+    if subspaces is not None and method != "kmeans":
+        raise ConfigError(f"--subspaces goes with --method kmeans, not with {method}")
     kind = file.suffix.lower()
     targets = [out / f"codes{kind}", out / "bins.json", out / "histogram.png"]
     if file.resolve() in [target.resolve() for target in targets]:
         raise ConfigError(f"{file} would be overwritten; give another folder with --out")
     table = read_table(file, columns)
-    made = METHODS[method](**options)
+    made = METHODS[method](n_bins) if subspaces is None else ProductDiscretizer(n_bins, subspaces)
     codes = made.fit_transform(table.values)
     bins = _described(made, codes, table.names, subspaces is None)
     found = {"method": method, "rows": len(codes), "left_out": table.left_out, "columns": bins}

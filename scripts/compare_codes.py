@@ -24,6 +24,7 @@ from index.codes import Codebook, CodeIndex, bits_for, pack_codes
 from index.neighbors import prepare, rescore
 from retrieval.binning import METHODS
 from retrieval.cli.commands import Command
+from retrieval.discretize import ProductDiscretizer
 from retrieval.evaluation import evaluate_retrieval
 from retrieval.progress import Progress
 
@@ -112,9 +113,8 @@ def faiss_codes(key: str, vectors: np.ndarray) -> Coded:
 def kinds(dim: int) -> Iterator[tuple[str, str, Callable[[np.ndarray], Coded]]]:
     """Name, family and maker of each code that is compared."""
 
-    def own(**options: Any) -> Callable[[np.ndarray], Coded]:
-        method = options.pop("method")
-        return lambda vectors: own_codes(METHODS[method](**options), vectors)
+    def own(made: Any) -> Callable[[np.ndarray], Coded]:
+        return lambda vectors: own_codes(made, vectors)
 
     def other(key: str) -> Callable[[np.ndarray], Coded]:
         return lambda vectors: faiss_codes(key, vectors)
@@ -122,14 +122,12 @@ def kinds(dim: int) -> Iterator[tuple[str, str, Callable[[np.ndarray], Coded]]]:
     yield "float32", "float32", other("Flat")
     for method in METHODS:
         for bits in (8, 4, 2, 1):
-            yield f"{method}:{bits}", method, own(method=method, n_bins=1 << bits)
+            yield f"{method}:{bits}", method, own(METHODS[method](1 << bits))
     groups = [m for m in (dim // 2, dim // 4, dim // 8) if m and dim % m == 0]
     for m in groups:
-        maker = own(method="kmeans", n_bins=256, subspaces=m)
-        yield f"kmeans:8x{m}", "kmeans in groups", maker
+        yield f"kmeans:8x{m}", "kmeans in groups", own(ProductDiscretizer(256, m))
     for m in groups:
-        maker = own(method="kmeans", n_bins=16, subspaces=m)
-        yield f"kmeans:4x{m}", "kmeans in groups, 4 bits", maker
+        yield f"kmeans:4x{m}", "kmeans in groups, 4 bits", own(ProductDiscretizer(16, m))
     for key in ("SQ8", "SQ6", "SQ4"):
         yield f"FAISS {key}", "FAISS SQ", other(key)
     for m in groups:

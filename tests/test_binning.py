@@ -11,7 +11,7 @@ from PIL import Image
 
 from retrieval.binning import read_table
 from retrieval.cli import main
-from retrieval.discretize import EqualFrequencyDiscretizer, KMeansDiscretizer
+from retrieval.discretize import EqualFrequencyDiscretizer, ProductDiscretizer
 from retrieval.errors import DataError
 
 TABLE = "name,price,size\nrose,1.5,3\ntulip,2,1\ndaisy,10,2\n"
@@ -84,7 +84,7 @@ def test_groups_of_columns(tmp_path: Path) -> None:
     options = ["--method", "kmeans", "--bins", 5, "--subspaces", 2, "--out", tmp_path / "out"]
     run(tmp_path / "v.npy", *options)
     codes = np.load(tmp_path / "out" / "codes.npy", allow_pickle=False)
-    made = KMeansDiscretizer(5, subspaces=2)
+    made = ProductDiscretizer(5, subspaces=2)
     np.testing.assert_array_equal(codes, made.fit_transform(values))
     bins = json.loads((tmp_path / "out" / "bins.json").read_text())
     assert [column["columns"] for column in bins["columns"]] == [["0", "1", "2"], ["3", "4", "5"]]

@@ -11,6 +11,7 @@ from retrieval.discretize import (
     EqualFrequencyDiscretizer,
     EqualWidthDiscretizer,
     KMeansDiscretizer,
+    ProductDiscretizer,
 )
 
 
@@ -154,7 +155,7 @@ def test_the_nearest_centers_are_the_codes(bits: int) -> None:
 
 def test_codes_in_groups_and_bins_that_fill_no_bits() -> None:
     values = vectors(500, 8)
-    made = KMeansDiscretizer(10, subspaces=4).fit(values)
+    made = ProductDiscretizer(10, subspaces=4).fit(values)
     codebook = Codebook.of(made.centers_)
     assert (codebook.bits, codebook.dim, codebook.bytes) == (4, 8, 2)
     codes = made.transform(values)

@@ -15,6 +15,7 @@ from retrieval.discretize import (
     EqualFrequencyDiscretizer,
     EqualWidthDiscretizer,
     KMeansDiscretizer,
+    ProductDiscretizer,
 )
 from retrieval.discretize.row_sample import RowSample
 from retrieval.errors import ConfigError, DataError
@@ -318,7 +319,7 @@ def test_wrong_shapes_and_options(way: type) -> None:
 
 def test_groups_of_columns_against_a_loop() -> None:
     values = data(300, 6).astype(np.float32)
-    made = KMeansDiscretizer(8, subspaces=3).fit(values)
+    made = ProductDiscretizer(8, subspaces=3).fit(values)
     codes = made.transform(values)
     assert codes.shape == (300, 3)
     assert codes.dtype == np.uint8
@@ -338,17 +339,17 @@ def test_groups_of_columns_against_a_loop() -> None:
 
 def test_groups_of_columns_at_the_edges() -> None:
     with pytest.raises(ConfigError, match="does not divide 6 columns; possible are 1, 2, 3, 6"):
-        KMeansDiscretizer(4, subspaces=4).fit(data(20, 6))
+        ProductDiscretizer(4, subspaces=4).fit(data(20, 6))
     with pytest.raises(ConfigError, match=r"n_bins with subspaces is 257; .* from 1 to 256"):
-        KMeansDiscretizer(257, subspaces=2).fit(data(20, 6))
+        ProductDiscretizer(257, subspaces=2).fit(data(20, 6))
     with pytest.raises(ConfigError, match="subspaces is 0"):
-        KMeansDiscretizer(4, subspaces=0).fit(data(20, 6))
+        ProductDiscretizer(4, subspaces=0).fit(data(20, 6))
     few = np.repeat(data(3, 4), 5, axis=0).astype(np.float32)
-    made = KMeansDiscretizer(16, subspaces=2).fit(few)
+    made = ProductDiscretizer(16, subspaces=2).fit(few)
     assert made.n_bins_.tolist() == [3, 3]
     np.testing.assert_array_equal(made.inverse_transform(made.transform(few)), few)
     signed = np.array([[0.0, -0.0], [-0.0, 0.0]])
-    assert KMeansDiscretizer(4, subspaces=1).fit(signed).n_bins_.tolist() == [1]
+    assert ProductDiscretizer(4, subspaces=1).fit(signed).n_bins_.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ def test_groups_of_columns_at_the_edges() -> None:
 def test_groups_of_columns_are_the_same_at_every_scale(kind: type, power: int) -> None:
     values = data(300, 4).astype(kind)
     scaled = np.ldexp(values, power)
-    plain, made = (KMeansDiscretizer(8, subspaces=2).fit(v) for v in (values, scaled))
+    plain, made = (ProductDiscretizer(8, subspaces=2).fit(v) for v in (values, scaled))
     np.testing.assert_array_equal(made.transform(scaled), plain.transform(values))
     for own, other in zip(made.centers_, plain.centers_, strict=True):
         assert own.dtype == kind
@@ -378,14 +379,14 @@ def test_groups_of_columns_are_the_same_at_every_scale(kind: type, power: int) -
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_groups_of_columns_far_from_zero(kind: type) -> None:
     close = kind(1e6 if kind is np.float32 else 1e15) + np.arange(8).astype(kind)[:, None]
-    made = KMeansDiscretizer(8, subspaces=1).fit(close)
+    made = ProductDiscretizer(8, subspaces=1).fit(close)
     assert sorted(made.transform(close)[:, 0]) == list(range(8))
     np.testing.assert_array_equal(made.inverse_transform(made.transform(close)), close)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_rows_far_from_all_centres_have_the_nearest(kind: type) -> None:
-    made = KMeansDiscretizer(16, subspaces=1).fit(data(500, 2).astype(kind))
+    made = ProductDiscretizer(16, subspaces=1).fit(data(500, 2).astype(kind))
     for angle in np.linspace(0, 6, 25):
         along = np.array([np.cos(angle), np.sin(angle)])
         reaches = made.centers_[0] @ along  # what decides where the distance dwarfs the centres
@@ -406,7 +407,7 @@ def test_rows_far_from_all_centres_have_the_nearest(kind: type) -> None:
     k=st.integers(1, 6),
 )
 def test_groups_of_any_columns_have_centres_within_their_range(values: np.ndarray, k: int) -> None:
-    made = KMeansDiscretizer(k, subspaces=1).fit(values)
+    made = ProductDiscretizer(k, subspaces=1).fit(values)
     codes = made.transform(values)
     assert (codes < made.n_bins_).all()
     assert (made.centers_[0] >= values.min(0)).all()
@@ -423,7 +424,7 @@ def test_as_close_as_the_product_quantiser_of_faiss() -> None:
 
     values = data(4000, 16).astype(np.float32)
     values[:, 1::2] += values[:, ::2]
-    made = KMeansDiscretizer(16, subspaces=4).fit(values)
+    made = ProductDiscretizer(16, subspaces=4).fit(values)
     ours = np.square(made.inverse_transform(made.transform(values)) - values).sum()
     theirs = faiss.ProductQuantizer(16, 4, 4)
     theirs.train(values)

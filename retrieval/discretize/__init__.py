@@ -22,6 +22,12 @@ from retrieval.discretize.estimators import (
     EqualFrequencyDiscretizer,
     EqualWidthDiscretizer,
     KMeansDiscretizer,
+    ProductDiscretizer,
 )
 
-__all__ = ["EqualFrequencyDiscretizer", "EqualWidthDiscretizer", "KMeansDiscretizer"]
+__all__ = [
+    "EqualFrequencyDiscretizer",
+    "EqualWidthDiscretizer",
+    "KMeansDiscretizer",
+    "ProductDiscretizer",
+]

@@ -1,4 +1,4 @@
-"""The three ways: equal width, equal frequency, clustering."""
+"""The ways: equal width, equal frequency, clustering of columns or of groups of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from index import bins
 from index.codes import Codebook, unpack_codes
-from retrieval.discretize.base import Discretizer, SamplingDiscretizer, check_whole, ragged
+from retrieval.discretize.discretizer import Discretizer, SamplingDiscretizer, check_whole, ragged
 from retrieval.errors import ConfigError
 
 
@@ -39,44 +39,43 @@ class EqualFrequencyDiscretizer(SamplingDiscretizer):
 
 
 class KMeansDiscretizer(SamplingDiscretizer):
-    """Bins around the centres that k-means finds: in each column, or in groups of columns.
+    """Bins around the centres that k-means finds in each column."""
 
-    With ``subspaces=m`` the D columns form m groups of D/m neighbouring ones, and a row has one code
-    for each group: the nearest of n_bins ≤ 256 centres in it. This is product quantisation (Jégou,
-    Douze and Schmid, "Product Quantization for Nearest Neighbor Search", 2011). Then ``centers_`` has
-    shape (n_bins, D/m) for each group, and there are no edges. Distances are those of float32 from the
-    median: rows of a group that lie closer than about 1e-7 of how far they reach may have one code.
+    def __init__(self, n_bins: int = 8, sample_rows: int = 100_000, seed: int = 0) -> None:
+        self.n_bins, self.sample_rows, self.seed = n_bins, sample_rows, seed
+
+    def _cut(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return bins.kmeans(values, self.n_bins)
+
+
+class ProductDiscretizer(SamplingDiscretizer):
+    """Product quantisation: bins around the centres that k-means finds in groups of columns.
+
+    The D columns form m = ``subspaces`` groups of D/m neighbouring ones, and a row has one code for
+    each group: the nearest of n_bins ≤ 256 centres in it. ``centers_`` has shape (n_bins, D/m) for each
+    group, and there are no edges. Distances are those of float32 from the median: rows of a group that
+    lie closer than about 1e-7 of how far they reach may have one code.
+    Source: Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search", 2011.
     """
 
     def __init__(
-        self,
-        n_bins: int = 8,
-        subspaces: int | None = None,
-        sample_rows: int = 100_000,
-        seed: int = 0,
+        self, n_bins: int = 256, subspaces: int = 8, sample_rows: int = 100_000, seed: int = 0
     ) -> None:
         self.n_bins, self.subspaces = n_bins, subspaces
         self.sample_rows, self.seed = sample_rows, seed
 
     @property
     def bin_edges_(self) -> np.ndarray:
-        """For each column an array of n_bins_ + 1 edges, ascending; object (D,).
-
-        Raises AttributeError with ``subspaces``: cells in several dimensions have no edges.
-        """
-        if self.subspaces is not None:
-            raise AttributeError("bins of groups of columns have no edges; see centers_")
-        return super().bin_edges_
+        """Raises AttributeError: cells in several dimensions have no edges."""
+        raise AttributeError("bins of groups of columns have no edges; see centers_")
 
     @property
     def centers_(self) -> np.ndarray:
-        """The centres: for each column (b,) ascending, or for each group of columns (b, D/m)."""
-        if self.subspaces is None:
-            return super().centers_
+        """The centres: for each group of columns (b, D/m); object (m,)."""
         return ragged(self._bins())
 
     def _begin(self, rows: np.ndarray) -> None:
-        if self.subspaces is not None and rows.shape[1] % self.subspaces:
+        if rows.shape[1] % self.subspaces:
             possible = [m for m in range(1, rows.shape[1] + 1) if rows.shape[1] % m == 0]
             raise ConfigError(
                 f"subspaces is {self.subspaces}, which does not divide {rows.shape[1]} columns; "
@@ -85,20 +84,13 @@ class KMeansDiscretizer(SamplingDiscretizer):
         super()._begin(rows)
 
     def _make(self) -> Any:
-        if self.subspaces is None:
-            return super()._make()
         groups = np.split(self._sample.rows(), self.subspaces, axis=1)
         return [bins.clusters(group, self.n_bins, self.seed) for group in groups]
 
-    def _cut(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return bins.kmeans(values, self.n_bins)
-
     def _code_columns(self) -> int:
-        return super()._code_columns() if self.subspaces is None else self.subspaces
+        return self.subspaces
 
     def _encoder(self) -> Callable[[np.ndarray, np.ndarray], None]:
-        if self.subspaces is None:
-            return super()._encoder()
         frames = [bins.Frame.around(centers) for centers in self.centers_]
         codebook = Codebook.of(
             [frame.see(centers) for frame, centers in zip(frames, self.centers_, strict=True)]
@@ -113,8 +105,6 @@ class KMeansDiscretizer(SamplingDiscretizer):
         return encode
 
     def _center_table(self) -> np.ndarray:
-        if self.subspaces is None:
-            return super()._center_table()
         width = self.n_features_in_ // self.subspaces
         table = np.zeros((self.subspaces, int(self.n_bins_.max()), width), self._dtype)
         for row, centers in zip(table, self.centers_, strict=True):
@@ -123,6 +113,5 @@ class KMeansDiscretizer(SamplingDiscretizer):
 
     def _check_options(self) -> None:
         super()._check_options()
-        if self.subspaces is not None:
-            check_whole("subspaces", self.subspaces)
-            check_whole("n_bins with subspaces", self.n_bins, 256)
+        check_whole("subspaces", self.subspaces)
+        check_whole("n_bins with subspaces", self.n_bins, 256)

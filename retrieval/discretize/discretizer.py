@@ -1,4 +1,4 @@
-"""What the three ways of discretizing have in common: learning from parts, codes, centres, checks."""
+"""What the ways of discretizing have in common: learning from parts, codes, centres, checks."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ BLOCK = 16_384
 
 
 class Discretizer(TransformerMixin, BaseEstimator):
-    """What the three ways have in common: learning from parts, codes, centres."""
+    """What the ways have in common: learning from parts, codes, centres."""
 
     n_bins: int
 
