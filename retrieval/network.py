@@ -1,4 +1,4 @@
-"""What an embedder and a classifier have in common: a backbone, and pictures that suit it."""
+"""What embedders, classifiers and detectors have in common: a backbone, and pictures that suit it."""
 
 from collections.abc import Callable, Sequence
 from typing import Self

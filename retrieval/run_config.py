@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from retrieval.box_augment_config import BoxAugmentConfig
-from retrieval.config import AugmentConfig, ClassLossConfig, FitConfig, LossConfig
+from retrieval.config import AugmentConfig, BoxAugmentConfig, ClassLossConfig, FitConfig, LossConfig
 from retrieval.errors import ConfigError
 from retrieval.settings import Checked, choice
 from retrieval.specs import ClassifierSpec, DetectorSpec, EmbedderSpec, NetworkSpec

@@ -21,9 +21,9 @@ import click
 import numpy as np
 import torch
 
-from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.cli.commands import Command
 from retrieval.cli.options import FiniteRange
+from retrieval.config import BoxAugmentConfig
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_datasets import has_test_part, load_boxed_pictures
 from retrieval.detection.boxed_pictures import BoxedPictures

@@ -31,7 +31,7 @@ LAYERS = [
      "fonts", "ranking", "mapped_rows"},
     {"run_config"},
     {"config"},
-    {"specs", "box_augment_config", "object_spec"},
+    {"specs", "object_spec"},
     {"settings", "csv_rows", "npy_files"},
     {"errors", "models", "summary", "__init__"},
 ]  # fmt: skip

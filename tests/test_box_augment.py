@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrieval.box_augment_config import BoxAugmentConfig
+from retrieval.config import BoxAugmentConfig
 from retrieval.detection.box_augment import (
     GREY,
     Sample,

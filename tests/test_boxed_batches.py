@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrieval.box_augment_config import BoxAugmentConfig
+from retrieval.config import BoxAugmentConfig
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_pictures import BoxedPictures, Objects
 from retrieval.detection.detector import Batch, Detector

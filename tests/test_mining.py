@@ -161,7 +161,7 @@ def test_labels_of_any_value_and_anchors_without_a_partner() -> None:
         assert set(found) <= valid_triplets(labels)
 
 
-@pytest.mark.parametrize("name", ["semi-hard", "hardest"])  # the others never look at distances
+@pytest.mark.parametrize("name", ["semi-hard", "hardest", "easy-positive"])
 def test_labels_that_do_not_fit_the_distances_are_an_error(name: str) -> None:
     with pytest.raises((RuntimeError, IndexError)):
         mined(MINERS[name], torch.zeros(3, 3), torch.tensor([0, 0, 1, 1]))

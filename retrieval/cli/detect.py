@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrieval.box_augment_config import BoxAugmentConfig
 from retrieval.cli.answers import one_line
 from retrieval.cli.options import (
     NEW_FILE,
@@ -26,6 +25,7 @@ from retrieval.cli.runs import (
     print_trial,
     resume_option,
 )
+from retrieval.config import BoxAugmentConfig
 from retrieval.errors import ConfigError, DataError
 from retrieval.presets import DETECT_SETTINGS
 from retrieval.run_config import TrainDetectConfig

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as F
 
-from retrieval.box_augment_config import BoxAugmentConfig
+from retrieval.config import BoxAugmentConfig
 
 GREY = 128
 """What lies around a picture, as in ``letterbox``."""

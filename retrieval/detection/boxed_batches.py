@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from retrieval.box_augment_config import BoxAugmentConfig
+from retrieval.config import BoxAugmentConfig
 from retrieval.detection.box_augment import Sample, augment_sample
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.detector import Batch, Detector, Target, letterbox
