@@ -13,7 +13,8 @@ from index.groups import close_groups
 from index.neighbors import pair_distances, prepare
 from index.parts import Box
 from retrieval.report import SheetRow, Tile
-from retrieval.search import readable, thumbnail
+from retrieval.search import readable
+from retrieval.thumbnails import thumbnail
 
 SHARE = 0.01
 """Pictures this much nearer to each other than two of them typically are count as near-identical."""

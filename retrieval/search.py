@@ -2,22 +2,23 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from index.gallery import Gallery
+from index.neighbors import Neighbors
 from index.parts import Box, part_name
 from index.within import check_distance
-from retrieval.errors import ImageError
-from retrieval.images import read_image, read_thumbnail
 from retrieval.object_spec import ObjectsSpec
 from retrieval.questions import TOGETHER, Question, batches, photo_questions
-from retrieval.report import GREY, Outline, SheetRow, Tile, mosaic
+from retrieval.report import SheetRow, Tile, mosaic
+from retrieval.thumbnails import thumbnail
 
 if TYPE_CHECKING:  # torch is loaded where a photo asks, and not for stored pictures
     from retrieval.embedder import Embedder
@@ -25,8 +26,8 @@ if TYPE_CHECKING:  # torch is loaded where a photo asks, and not for stored pict
 
 logger = logging.getLogger(__name__)
 
-THUMBNAIL = 512
-"""Pixels that a picture is shown with, wide and high: about as many at most."""
+Row = tuple[np.ndarray, np.ndarray]
+"""Ids int64 (n,) and distances float32 (n,) of what one question found."""
 HITS_TOGETHER = 200_000
 """Hits that are held at once, to bound memory."""
 
@@ -150,28 +151,37 @@ class Searcher:
         understood.
         """
         farthest = None if within is None else check_distance(within)
+        search = functools.partial(self.gallery.search, exact=exact, where=where)
         together = max(1, min(TOGETHER, HITS_TOGETHER // max(k, 1)))
         for batch in batches(questions, 1 if one_per_photo else together):
             vectors = np.stack([question.vector for question in batch])
             own = [None if include_self else question.own_id for question in batch]
-            asked = k + any(item_id is not None for item_id in own)
-            while True:
-                found = self.gallery.search(vectors, asked, exact=exact, where=where)
-                rows = []
-                for item_id, ids, distances in zip(own, found.ids, found.distances, strict=True):
-                    keep = ids >= 0
-                    if item_id is not None:
-                        keep &= ids != item_id
-                    if farthest is not None:
-                        keep &= distances <= farthest
-                    complete = not (keep | (ids == item_id)).all()  # nothing else is to be found
-                    if one_per_photo:
-                        keep[keep] = self._first_of_photos(ids[keep])
-                    rows.append((ids[keep][:k], distances[keep][:k]))
-                if not one_per_photo or complete or len(rows[0][0]) == k:
-                    break
-                asked *= 4  # the others were in photos found before
+            if one_per_photo:
+                rows = [self._nearest_photos(search, vectors, own[0], k, farthest)]
+            else:
+                found = search(vectors, k + any(item_id is not None for item_id in own))
+                kept = map(_kept, found.ids, found.distances, own, itertools.repeat(farthest))
+                rows = [(ids[:k], distances[:k]) for ids, distances in kept]
             yield from self._answers(batch, rows, [None] * len(batch))
+
+    def _nearest_photos(
+        self,
+        search: Callable[[np.ndarray, int], Neighbors],
+        vector: np.ndarray,
+        own: int | None,
+        k: int,
+        farthest: np.floating | None,
+    ) -> Row:
+        """The nearest object of each of the k nearest photos to one vector (1,D)."""
+        asked = k + (own is not None)
+        while True:
+            found = search(vector, asked)
+            ids, distances = _kept(found.ids[0], found.distances[0], own, farthest)
+            first = self._first_of_photos(ids)
+            complete = len(ids) + (found.ids[0] == own).sum() < asked  # nothing else is to be found
+            if complete or first.sum() >= k:
+                return ids[first][:k], distances[first][:k]
+            asked *= 4  # the others were in photos found before
 
     def _first_of_photos(self, ids: np.ndarray) -> np.ndarray:
         """Which of these ids, bool (n,), are the first of their photo."""
@@ -233,7 +243,7 @@ class Searcher:
     def _answers(
         self,
         questions: Sequence[Question],
-        rows: Sequence[tuple[np.ndarray, np.ndarray]],
+        rows: Sequence[Row],
         totals: Sequence[int | None],
     ) -> Iterator[Answer]:
         """Answers from the ids and distances of each question."""
@@ -248,6 +258,16 @@ class Searcher:
                     facts = (item.id, readable(root / photo), item.label, item.metadata, box)
                     hits.append(Hit(len(hits) + 1, distance, *facts))
             yield Answer(question.title, hits, question.photos, question.box, total)
+
+
+def _kept(
+    ids: np.ndarray, distances: np.ndarray, own: int | None, farthest: np.floating | None
+) -> Row:
+    """What is there of an answer (k,), without the item ``own`` and what is beyond ``farthest``."""
+    keep = (ids >= 0) & (ids != own)
+    if farthest is not None:
+        keep &= distances <= farthest
+    return ids[keep], distances[keep]
 
 
 def readable(path: Path) -> Path:
@@ -271,31 +291,3 @@ def sheet_row(answer: Answer, label: str | None = None) -> SheetRow:
         good = None if label is None else hit.label == label
         hits.append(Tile(picture, caption, good, hit.path.absolute().as_uri(), box))
     return SheetRow(query, hits)
-
-
-def thumbnail(
-    path: Path, box: Box | None = None, side: int = THUMBNAIL
-) -> tuple[np.ndarray, Outline | None]:
-    """The picture, or of a part of it what lies around, and where in that the part is.
-
-    A grey square where the picture is gone, or is another one: an answer is shown all the same.
-    """
-    try:
-        if box is None:
-            return read_thumbnail(path, side), None
-        part, outline = _surroundings(read_image(path), box)
-    except ImageError:
-        return GREY, None
-    step = max(max(part.shape[:2]) // side, 1)
-    return part[::step, ::step], tuple(edge / step for edge in outline)
-
-
-def _surroundings(image: np.ndarray, box: Box) -> tuple[np.ndarray, Outline]:
-    """The part of a picture with half its longer side around it, so that it is seen what it lies in."""
-    left, top, width, height = box
-    if left + width > image.shape[1] or top + height > image.shape[0]:
-        raise ImageError("the box reaches out of the picture")
-    around = max(max(width, height) // 2, 4)
-    x, y = max(left - around, 0), max(top - around, 0)
-    outline = (left - x, top - y, left - x + width, top - y + height)
-    return image[y : top + height + around, x : left + width + around], outline

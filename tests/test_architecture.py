@@ -16,7 +16,7 @@ LAYERS = [
     {"search", "building", "exchange", "binning", "labelling", "object_finder"},
     {"filling"},
     {"object_embedding"},
-    {"questions"},
+    {"questions", "thumbnails"},
     {"embedding", "comparing"},
     {"checkpoint"},
     {"network_files"},

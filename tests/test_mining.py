@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 import torch
 
+from retrieval.config import MINING
 from retrieval.mining import (
     MINERS,
     mine_all,
@@ -210,3 +211,7 @@ def test_distance_weighted_never_draws_what_is_no_negative(seed: int) -> None:
     assert {(a, p) for a, p, _ in found} == {(a, p) for a, p, _ in valid_triplets(labels)}
     collapsed = mined(mine_distance_weighted, torch.zeros_like(distances), labels, seed=seed)
     assert set(collapsed) <= valid_triplets(labels)
+
+
+def test_each_miner_that_can_be_named_is_there() -> None:
+    assert tuple(MINERS) == MINING

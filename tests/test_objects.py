@@ -431,7 +431,7 @@ def test_a_crash_between_vectors_and_notes_leaves_all_or_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr("index.writer.GalleryWriter.record_blanks", fail)
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(GalleryError, match="full"):
             fill(gallery, list_pictures([photos]))
     again = Gallery.open(gallery.path)
     assert held(again) == ALL

@@ -40,7 +40,8 @@ from retrieval.errors import ConfigError, DataError, ImageError, RetrievalError
 from retrieval.gallery import Gallery
 from retrieval.images import read_thumbnail, upright_size
 from retrieval.report import outlined
-from retrieval.search import Answer, thumbnail
+from retrieval.search import Answer
+from retrieval.thumbnails import thumbnail
 from retrieval.web.gallery_thread import GalleryThread
 from retrieval.web.guard import guarding
 
