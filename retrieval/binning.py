@@ -20,6 +20,7 @@ from retrieval.discretize import (
 )
 from retrieval.errors import ConfigError, DataError
 from retrieval.npy_files import open_npy
+from retrieval.outputs import check_no_photo
 from retrieval.report import bin_histograms
 
 METHODS: dict[str, type[Any]] = {
@@ -70,6 +71,8 @@ def discretize_table(
     targets = [out / f"codes{kind}", out / "bins.json", out / "histogram.png"]
     if file.resolve() in [target.resolve() for target in targets]:
         raise ConfigError(f"{file} would be overwritten; give another folder with --out")
+    for target in targets:
+        check_no_photo(target, "--out")
     table = read_table(file, columns)
     made = METHODS[method](n_bins) if subspaces is None else ProductDiscretizer(n_bins, subspaces)
     codes = made.fit_transform(table.values)

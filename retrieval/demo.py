@@ -14,6 +14,7 @@ from retrieval.checkpoint import Run
 from retrieval.datasets import load_dataset
 from retrieval.evaluation import RetrievalReport
 from retrieval.labeled_images import LabeledImages
+from retrieval.outputs import check_no_photo
 from retrieval.pictures import list_pictures
 from retrieval.presets import DATASET_SETTINGS
 from retrieval.report import contact_sheet, html_gallery, write_picture
@@ -45,8 +46,11 @@ def run_demo(
 ) -> DemoResult:
     """Write pictures, train, index, measure and ask, all inside ``folder``; what was there goes on.
 
-    The pictures asked are test pictures, which neither training nor the gallery has seen.
+    The pictures asked are test pictures, which neither training nor the gallery has seen. Raises
+    ConfigError where the contact sheet would replace a photo.
     """
+    sheet, page = folder / "answers.png", folder / "answers.html"
+    check_no_photo(sheet, "the contact sheet")
     on_stage("Writing the 1,797 digits as PNG files")
     pictures = folder / "digits"
     for split in ("train", "test"):
@@ -70,7 +74,6 @@ def run_demo(
     queries = _one_of_each(pictures / "test")
     answers, _ = Searcher.open(gallery.path).query_files(queries, k=8)
     rows = [sheet_row(a, photo.parent.name) for a, photo in zip(answers, queries, strict=True)]
-    sheet, page = folder / "answers.png", folder / "answers.html"
     write_picture(contact_sheet(rows), sheet)
     write_atomically(page, html_gallery(rows, "Handwritten digits").encode())
     return DemoResult(run.folder, gallery.path, sheet, page, queries, report)

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from index.atomic import write_atomically
 from retrieval.fonts import label_font
+from retrieval.outputs import SOFTWARE
 
 TILE = 128
 GAP = 12
@@ -147,9 +149,11 @@ def picture_grid(pictures: np.ndarray, columns: int) -> Image.Image:
 
 
 def write_picture(image: Image.Image, path: Path) -> None:
-    """Write a PNG, atomically."""
+    """Write a PNG, atomically, with our mark."""
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True, pnginfo=mark)
     write_atomically(path, buffer.getvalue())
 
 
@@ -243,7 +247,7 @@ def bin_histograms(values: np.ndarray, columns: Sequence[dict[str, Any]], title:
     more = f" (the first {PANELS} of {len(columns)})" if len(columns) > PANELS else ""
     figure.suptitle(_plain(title) + more, fontsize=10, parse_math=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": SOFTWARE})
     return buffer.getvalue()
 
 
@@ -283,5 +287,5 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str], path: Path)
         count = str(confusion[row, column])
         axes.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": SOFTWARE})
     write_atomically(path, buffer.getvalue())

@@ -27,6 +27,7 @@ LAYERS = [
     {"structure", "metric_losses", "mining", "sampling", "augment", "pooling", "backbones",
      "picture_cache", "pictures", "picture_lists", "labeled_images", "evaluation",
      "classification", "report", "curves", "progress", "diagnosis", "discretize"},
+    {"outputs"},
     {"images", "device", "processes", "presets", "optimizers", "layers", "published", "tables",
      "fonts", "ranking", "mapped_rows"},
     {"run_config"},

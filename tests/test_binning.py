@@ -148,6 +148,11 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     file = written(tmp_path, "codes.csv", TABLE)
     assert "would be overwritten" in run(file, "--out", tmp_path, status=1)
     assert file.read_text() == TABLE
+    Image.new("RGB", (9, 9)).save(tmp_path / "histogram.png")
+    file = written(tmp_path, "t.csv", TABLE)
+    assert "histogram.png is a picture, which" in run(file, "--out", tmp_path, status=1)
+    for _ in range(2):  # its own it replaces
+        run(file, "--out", tmp_path / "out")
 
 
 def test_odd_numbers_and_names_can_be_drawn(tmp_path: Path) -> None:

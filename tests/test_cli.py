@@ -99,10 +99,15 @@ def test_query_formats_agree(place: Path) -> None:
 
 def test_query_writes_sheet_and_page(place: Path, tmp_path: Path) -> None:
     sheet, page = tmp_path / "s.png", tmp_path / "p.html"
-    run("query", photo(place), "--gallery", place / "g.gallery", "--sheet", sheet, "--html", page)
+    options = ["--gallery", place / "g.gallery", "--sheet", sheet, "--html", page]
+    run("query", photo(place), *options)
     with Image.open(sheet) as image:
         assert image.width > 10 * 128
     assert page.read_text().count("<figure") == 11
+    run("query", "--id", 1, "-k", 3, *options)
+    with Image.open(sheet) as image:  # the same command again replaces what it has written
+        assert image.width < 10 * 128
+    assert page.read_text().count("<figure") == 4
 
 
 def test_query_filters_before_the_cut(place: Path) -> None:
@@ -444,21 +449,22 @@ def test_an_output_that_cannot_be_written_gives_one_line(place: Path, tmp_path: 
         assert "Error: " in run(*arguments, code=1).stderr
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "evaluate --model m --dataset d --out",
-        "evaluate --model m --dataset d --confusion",
-        "detect a.png --model m --coco",
-        "query a.png --gallery g --html",
-        "range a.png --gallery g --distance 1 --sheet",
-        "duplicates --gallery g --html",
-        "duplicates --gallery g --sheet",
-        "embed a.png --model m --out",
-        "discretize file --out",
-        "show-augment a.png --out",
-    ],
-)
+NEW_FILES = [
+    "evaluate --model m --dataset d --out",
+    "evaluate --model m --dataset d --confusion",
+    "detect a.png --model m --coco",
+    "query a.png --gallery g --html",
+    "query a.png --gallery g --sheet",
+    "range a.png --gallery g --distance 1 --sheet",
+    "duplicates --gallery g --html",
+    "duplicates --gallery g --sheet",
+    "show-augment a.png --out",
+]
+NEW_FOLDERS = ["embed a.png --model m --out", "discretize file --out"]
+"""Commands up to the file, or the folder, that they are to write."""
+
+
+@pytest.mark.parametrize("line", NEW_FILES + NEW_FOLDERS)
 def test_where_nothing_can_be_written_is_known_before_the_work(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +477,37 @@ def test_where_nothing_can_be_written_is_known_before_the_work(
         assert f"{option} is {place}, and nothing can be written into {folder}" in refused
     assert "nothing can be written" not in run(*line.split(), "new/a/x", code=1).stderr
     assert {p.name for p in tmp_path.iterdir()} == {"file", "gone"}
+
+
+@pytest.mark.parametrize("line", NEW_FILES)
+def test_photos_are_not_written_over(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = [tmp_path / name for name in ("a.png", "b.JPG", "photo", "broken.webp")]
+    for file in photos[:3]:  # the content decides, or the name
+        Image.new("RGB", (9, 9)).save(file, "PNG")
+    photos[3].write_bytes(b"x")
+    before = [file.read_bytes() for file in photos]
+    for file in photos:  # as a shell hands on --sheet *.png
+        refused = run(*line.split(), file.name, code=1)
+        assert f"{line.split()[-1]} {file.name} is a picture, which would be" in refused.stderr
+    assert [file.read_bytes() for file in photos] == before
+
+
+@pytest.mark.parametrize("line", NEW_FILES + NEW_FOLDERS)
+def test_nothing_is_written_into_galleries(
+    line: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "link").unlink(missing_ok=True)
+    (place / "link").symlink_to("g.gallery")
+    (place / "file").write_text("x")
+    option, places = line.split()[-1], ["g.gallery/gallery.sqlite", "link/new/x"]
+    for inside in places[line in NEW_FOLDERS :]:
+        refused = run(*line.split(), inside, code=1).stderr
+        assert f"{option} {inside} lies in the gallery {place / 'g.gallery'}" in refused
+    run("verify", "--gallery", "g.gallery")
 
 
 def test_a_report_is_printed_even_if_it_cannot_be_written(

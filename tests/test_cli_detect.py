@@ -106,12 +106,22 @@ def test_nothing_beside_the_photos_is_drawn_over(place: Path, tmp_path: Path) ->
     for file in (photo, other):
         shutil.copy(place / "photos" / "a" / "0.png", file)
     before = other.read_bytes()
-    for _ in range(2):
+    (tmp_path / "drawn").mkdir()
+    shutil.copy(other, tmp_path / "drawn")
+    for _ in range(2):  # its own is drawn anew
         run("detect", photo, "--model", place / "run", "--out", tmp_path)
         run("detect", photo, "--model", place / "run", "--out", tmp_path / "drawn")
-    assert other.read_bytes() == before
-    assert {p.name for p in tmp_path.glob("*.*")} == {"x.jpg", "x.png", "x-2.png", "x-3.png"}
-    assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["x.png"]  # its own is drawn anew
+    assert other.read_bytes() == (tmp_path / "drawn" / "x.png").read_bytes() == before
+    assert {p.name for p in tmp_path.glob("*.*")} == {"x.jpg", "x.png", "x-2.png"}
+    assert {p.name for p in (tmp_path / "drawn").iterdir()} == {"x.png", "x-2.png"}
+
+
+def test_nothing_is_drawn_into_galleries(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "gallery.sqlite").write_bytes(b"x")
+    command = ["detect", place / "photos", "--model", place / "run", "--out", tmp_path / "new"]
+    assert f"lies in the gallery {tmp_path}, where" in run(*command, code=1).stderr
+    run(*command, "--no-draw")
+    assert [p.name for p in tmp_path.iterdir()] == ["gallery.sqlite"]
 
 
 def test_drawings_of_photos_with_long_names_have_shorter_ones(place: Path, tmp_path: Path) -> None:
@@ -127,19 +137,6 @@ def test_drawings_of_photos_with_long_names_have_shorter_ones(place: Path, tmp_p
     wanted = [f"{b[:251]}.png", f"{c}cc.png", f"{c}-2.png", f"{e}é.png", f"{e}-2.png", "z.png"]
     assert drawn == wanted
     assert sorted(p.name for p in out.iterdir()) == sorted(drawn)
-
-
-def test_what_is_found_is_not_written_over_pictures(place: Path, tmp_path: Path) -> None:
-    photos = [tmp_path / name for name in ("k1.JPG", "k2.jpg", "photo")]
-    for file in photos:
-        shutil.copy(place / "photos" / "a" / "0.png", file)
-    before = photos[0].read_bytes()
-    command = ["detect", "--model", place / "run", "--no-draw", "--coco"]
-    for coco, *asked in (photos[:2], [photos[2], *photos]):  # as a shell hands on --coco *.jpg
-        refused = run(*command, coco, *asked, code=1)
-        assert f"--coco {coco} is a picture, which would be overwritten" in refused.stderr
-        assert refused.stdout == ""
-    assert all(file.read_bytes() == before for file in photos)
 
 
 def test_detect_tells_programs_and_other_tools(place: Path) -> None:

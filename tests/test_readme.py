@@ -101,6 +101,14 @@ def test_the_makefile_has_the_two_commands() -> None:
     assert re.search(r"^test:", makefile, re.MULTILINE)
 
 
+def test_the_demo_replaces_no_photo(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "answers.png")
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "answers.png is a picture, which would be overwritten" in result.output
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_the_demo_does_the_whole_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import retrieval.demo
     from retrieval.presets import DATASET_SETTINGS

@@ -26,7 +26,7 @@ from retrieval.cli.runs import (
     resume_option,
 )
 from retrieval.config import BoxAugmentConfig
-from retrieval.errors import ConfigError, DataError
+from retrieval.errors import DataError
 from retrieval.presets import DETECT_SETTINGS
 from retrieval.run_config import TrainDetectConfig
 from retrieval.specs import DetectorSpec
@@ -256,6 +256,7 @@ def detect(
     from retrieval.drawing import draw_objects
     from retrieval.images import find_images
     from retrieval.object_finder import ObjectFinder
+    from retrieval.outputs import check_outside_galleries
     from retrieval.progress import Progress
     from retrieval.report import write_picture
 
@@ -263,8 +264,8 @@ def detect(
     files = find_images(photos)
     if not files:
         raise DataError(f"there are no pictures in {', '.join(map(str, photos))}")
-    if coco is not None:
-        _check_no_picture(coco, files)
+    if draw:
+        check_outside_galleries(out, "--out")
     drawn = dict(zip(files, _places(files, out), strict=True))
     export = CocoDetections(finder.classes)
     answers: list[dict[str, Any]] = []
@@ -295,29 +296,18 @@ def detect(
         raise SystemExit(1)
 
 
-def _check_no_picture(coco: Path, files: list[Path]) -> None:
-    """Raises ConfigError where the file of --coco is a picture, as a shell makes it of --coco *.jpg."""
-    from retrieval.images import EXTENSIONS
-
-    picture = coco.exists() and coco.suffix.lower() in EXTENSIONS
-    if picture or coco.resolve() in {file.resolve() for file in files}:
-        raise ConfigError(
-            f"--coco {coco} is a picture, which would be overwritten; name a file for what is found, "
-            "such as --coco found.json"
-        )
-
-
 def _places(files: list[Path], folder: Path) -> list[Path]:
     """Where each file's picture goes: a PNG of its name, with a number where the name is taken.
 
-    Taken, too, is what is one of the photos themselves and, in a folder of photos, whatever is there.
+    Taken, too, is what is one of the photos themselves, or another photo.
     """
+    from retrieval.outputs import is_photo
+
     taken = {str(file.resolve()).lower() for file in files}
-    among_photos = folder.resolve() in {file.parent.resolve() for file in files}
     places = []
     for file in files:
         place, number = folder / _name(file.stem, ".png"), 1
-        while str(place.resolve()).lower() in taken or (among_photos and place.exists()):
+        while str(place.resolve()).lower() in taken or is_photo(place):
             number += 1
             place = folder / _name(file.stem, f"-{number}.png")
         taken.add(str(place.resolve()).lower())

@@ -96,7 +96,8 @@ class Distance(click.ParamType):
 class NewPath(click.Path):
     """A file to write (``dir_okay=False``), or a folder to write files into (``file_okay=False``).
 
-    Raises ConfigError, before any work is done for it, where nothing can be written there.
+    Raises ConfigError, before any work is done for it, where nothing can be written there, or what is
+    there must stay.
     """
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
@@ -108,6 +109,11 @@ class NewPath(click.Path):
                 f"{param.opts[0]} is {path}, and nothing can be written into {there}; name a place in "
                 "a folder that can be written to"
             )
+        from retrieval.outputs import check_no_photo, check_outside_galleries
+
+        check_outside_galleries(path, param.opts[0])
+        if not self.dir_okay:
+            check_no_photo(path, param.opts[0])
         return path
 
 
