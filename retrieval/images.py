@@ -145,7 +145,9 @@ def upright_size(source: Source) -> tuple[int, int]:
 
 def _size_upright(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+    # Of a TIFF Pillow tells the size upright, though not the orientation.
+    turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
 
 
 def software_of(source: Source) -> Any:

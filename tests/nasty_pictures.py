@@ -82,6 +82,9 @@ def _orientations(add) -> None:
         size = (24, 32) if orientation < 5 else (32, 24)
         data = encoded(quadrants(), "PNG", exif=exif)
         add(f"orientation-{orientation}.png", data, size=size, corner=corner)
+        for compression in ("raw", "tiff_lzw"):
+            data = encoded(quadrants(), "TIFF", exif=exif, compression=compression)
+            add(f"orientation-{orientation}-{compression}.tif", data, size=size, corner=corner)
     exif = Image.Exif()
     exif[0x0112] = 99
     add("orientation-99.png", encoded(quadrants(), "PNG", exif=exif))

@@ -60,7 +60,11 @@ def test_the_size_told_by_the_header_is_that_of_the_picture(nasty: list[NastyPic
             assert upright_size(picture.path) == picture.size[::-1], picture.path
 
 
-def test_orientations_equal_turns_of_the_array(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("TIFF", {"compression": "raw"}), ("TIFF", {"compression": "tiff_lzw"})],
+)
+def test_orientations_equal_turns_of_the_array(kind: str, options: dict[str, str]) -> None:
     upright = np.asarray(quadrants())
     turns = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
@@ -70,7 +74,9 @@ def test_orientations_equal_turns_of_the_array(tmp_path: Path) -> None:
     for orientation, expected in turns.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        found = read_image(encoded(quadrants(), "PNG", exif=exif))
+        data = encoded(quadrants(), kind, exif=exif, **options)
+        found = read_image(data)
+        assert upright_size(data) == found.shape[1::-1]
         np.testing.assert_array_equal(found, expected, err_msg=str(orientation))
 
 
