@@ -545,12 +545,16 @@ def test_verbose_says_what_happens_inside(place: Path) -> None:
     assert done[0].stdout == done[1].stdout
 
 
-def test_paths_with_odd_bytes_reach_stdout_as_they_are(place: Path, tmp_path: Path) -> None:
-    odd = tmp_path / os.fsdecode(b"not-\xff-utf8.png")
+@pytest.mark.parametrize("name", [b"not-\xff-utf8.png", b"bold-\x1b[1m.png"])
+def test_paths_with_odd_bytes_reach_stdout_as_they_are(
+    place: Path, tmp_path: Path, name: bytes
+) -> None:
+    odd = tmp_path / os.fsdecode(name)
     odd.write_bytes(photo(place).read_bytes())
     run("build-index", tmp_path, "--model", place / "run", "--out", tmp_path / "g")
-    result = run("query", odd, "--gallery", tmp_path / "g", "--format", "paths")
-    assert os.fsencode(odd) in result.stdout_bytes
+    for style in ("paths", "csv"):
+        result = run("query", odd, "--gallery", tmp_path / "g", "--format", style)
+        assert os.fsencode(odd) in result.stdout_bytes
     run(
         "query",
         odd,

@@ -42,7 +42,7 @@ def print_answers(
         _print_csv(answers)
     elif style == "paths":
         for answer in answers:
-            click.echo("".join(f"{hit.name}\n" for hit in answer.hits), nl=False)
+            _print_as_it_is("".join(f"{hit.name}\n" for hit in answer.hits))
     else:
         for number, answer in enumerate(answers):
             click.echo(("\n" if number else "") + table(answer, count != 1), nl=False)
@@ -100,10 +100,15 @@ def _print_csv(answers: Iterable["Answer"]) -> None:
         for hit in answer.hits:
             row: list[Any] = [answer.question, hit.rank, f"{hit.distance:.6g}", hit.id]
             writer.writerow([*row, hit.label or "", hit.path, box_text(hit.box)])
-        click.echo(out.getvalue(), nl=False)
+        _print_as_it_is(out.getvalue())
         out.seek(0)
         out.truncate()
-    click.echo(out.getvalue(), nl=False)  # the header, where there was no answer
+    _print_as_it_is(out.getvalue())  # the header, where there was no answer
+
+
+def _print_as_it_is(text: str) -> None:
+    """Text for programs: by itself click leaves out what would colour a terminal, in file names too."""
+    click.echo(text, nl=False, color=True)
 
 
 def one_line(text: object) -> str:
