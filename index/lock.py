@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from index.errors import GalleryLocked, NotAGallery
+from index.errors import GalleryError, GalleryLocked, NotAGallery
 
 LOCK = "writer.lock"
 ASK_EVERY_SECONDS = 0.05
@@ -17,8 +17,8 @@ ASK_EVERY_SECONDS = 0.05
 def take_lock(folder: Path, wait: float = 0.0) -> IO[str]:
     """An open, locked file, whose content names the process; closing it frees the lock.
 
-    Another writer is waited for ``wait`` seconds. Raises GalleryLocked, which names who holds it, and
-    NotAGallery where there is no such folder.
+    Another writer is waited for ``wait`` seconds. Raises GalleryLocked, which names who holds it,
+    NotAGallery where there is no such folder, and GalleryError where it cannot be written to.
     """
     until = time.monotonic() + wait
     lock = _take(folder, until, wait)
@@ -44,6 +44,10 @@ def _take(folder: Path, until: float, wait: float) -> IO[str]:
         lock = (folder / LOCK).open("a+", errors="replace")
     except FileNotFoundError as error:
         raise NotAGallery(f"{folder} is no more") from error
+    except OSError as error:
+        raise GalleryError(
+            f"{folder} cannot be written to: {error.strerror}; ask its owner for leave, or make a copy"
+        ) from error
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ from index.atomic import write_atomically
 from index.database import (
     BLANKS,
     CHECKS,
+    DATABASE,
     FORMAT_VERSION,
     SCHEMA,
     Database,
@@ -20,7 +21,7 @@ from index.database import (
     write_seal,
     write_settings,
 )
-from index.errors import DamagedGallery, GalleryError
+from index.errors import DamagedGallery, GalleryError, NotAGallery
 from index.gallery import Gallery
 from index.lock import take_lock
 from index.neighbors import METRICS
@@ -63,9 +64,7 @@ def create_gallery(
         path = path.resolve()
     _check_place(path, overwrite)
     # Built aside and renamed: a crash leaves no half gallery under the name.
-    _sweep(path, "part")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.mkdir(parents=True)
+    aside = _make_aside(path)
     db = connect(aside, create=True)
     for statement in [*SCHEMA.split(";"), CHECKS, *([] if objects is None else [BLANKS])]:
         db.execute(statement)
@@ -88,17 +87,47 @@ def create_gallery(
     return Gallery.open(path)
 
 
+def is_free(path: Path) -> bool:
+    """Whether nothing is at ``path``, or an empty folder; else a gallery is there.
+
+    Raises NotAGallery where it is something else.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return True
+    if not (path / DATABASE).is_file():
+        other = "holds other files and is no gallery"
+        if not path.is_dir():
+            other = "is a file, and a gallery is a folder"
+        raise NotAGallery(f"{path} {other}; name a new folder, such as photos.gallery")
+    return False
+
+
 def _check_place(path: Path, overwrite: bool) -> None:
     """Raises GalleryError where something is at ``path`` that must not be replaced."""
     if path.name in ("", ".."):  # a folder that somebody may be in is not exchanged for another
         raise GalleryError(f"{path} cannot become a gallery; name a new folder, as photos.gallery")
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if is_free(path):
         return
-    if not (overwrite and path.is_dir()):
+    if not overwrite:
         raise GalleryError(f"{path} exists already; give --overwrite to replace it")
     # One that is damaged is a gallery too, and can be built again.
     with contextlib.suppress(DamagedGallery):
         Gallery.open(path).close()
+
+
+def _make_aside(path: Path) -> Path:
+    """A new folder beside ``path``. Raises GalleryError where none can be made."""
+    _sweep(path, "part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        there = next(folder for folder in aside.absolute().parents if os.path.lexists(folder))
+        raise GalleryError(
+            f"{path} cannot be made in {there}: {error.strerror}; name a place in a folder that can be "
+            "written to"
+        ) from error
+    return aside
 
 
 def _take_place(aside: Path, path: Path) -> None:

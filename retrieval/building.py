@@ -12,7 +12,7 @@ import torch
 
 from index.errors import GalleryError
 from index.gallery import Gallery
-from index.new_gallery import create_gallery
+from index.new_gallery import create_gallery, is_free
 from index.planner import Limits, Report, check_budget
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
@@ -60,7 +60,7 @@ def open_or_create(
     new gallery's index is chosen by measurement. Raises GalleryError where it was not,
     CheckpointError where ``model`` or ``objects`` is not one.
     """
-    continued = not overwrite and out.is_dir() and any(out.iterdir())
+    continued = not is_free(out) and not overwrite
     gallery = Gallery.open(out) if continued else None
     if model is None:
         model = Path(models.DEFAULT) if gallery is None else model_of_gallery(gallery)

@@ -21,7 +21,7 @@ from index.errors import GalleryError
 from index.gallery import Gallery
 from index.items import NewItem
 from index.neighbors import prepare
-from index.new_gallery import create_gallery
+from index.new_gallery import create_gallery, is_free
 from index.storage import Storage
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
@@ -122,7 +122,7 @@ def open_or_create(
             f"{source.folder} holds vectors of {source.dim} numbers, and those of {model} have {dim}: "
             "it has not made them"
         )
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_free(out):
         content = {MODEL_FILE: model_file(model).read_bytes()} if model else {}
         dtype = dtype or source.dtype
         for _, block in islice(_blocks(source), 1):

@@ -186,8 +186,11 @@ def test_without_a_model_a_gallery_goes_on_with_its_own(
 def test_overwrite_deletes_galleries_only(tmp_path: Path, model: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("x")
-    with pytest.raises(NotAGallery):
-        open_or_create(tmp_path / "precious", model, sources=[], overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(NotAGallery, match="precious holds other files"):
+            open_or_create(tmp_path / "precious", model, sources=[], overwrite=overwrite)
+    with pytest.raises(NotAGallery, match=f"{model} is a file, and a gallery is a folder"):
+        open_or_create(model, model, sources=[], overwrite=True)
     assert (tmp_path / "precious" / "thesis.txt").exists()
 
 

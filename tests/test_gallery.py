@@ -341,7 +341,7 @@ def test_image_root_moves_with_the_folder(tmp_path: Path) -> None:
 def test_create_refuses_what_is_in_the_way_and_nonsense(tmp_path: Path) -> None:
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "file").write_text("x")
-    with pytest.raises(GalleryError, match="exists already"):
+    with pytest.raises(GalleryError, match="holds other files"):
         make_gallery(tmp_path / "g")
     with pytest.raises(GalleryError, match="metric"):
         make_gallery(tmp_path / "h", metric="dot")

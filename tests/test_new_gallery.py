@@ -1,5 +1,6 @@
 """Making galleries where nothing is, where a link is, and in the place of others."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -125,15 +126,34 @@ def test_only_galleries_are_replaced_and_damaged_ones_are(tmp_path: Path) -> Non
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("x")
     (tmp_path / "file").write_text("x")
-    for name, error in (("precious", NotAGallery), ("file", GalleryError)):
-        with pytest.raises(error):
-            make_gallery(tmp_path / name, overwrite=True)
+    for name, told in (("precious", "holds other files"), ("file", "is a file, and a gallery is")):
+        for overwrite in (False, True):
+            with pytest.raises(NotAGallery, match=f"{name} {told}.*; name a new folder, such as"):
+                make_gallery(tmp_path / name, overwrite=overwrite)
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "x"
     filled(tmp_path / "g", 2).close()
     (tmp_path / "g" / "vectors-000001.npy").unlink()
     with pytest.raises(DamagedGallery):
         Gallery.open(tmp_path / "g")
     assert paths(filled(tmp_path / "g", 1, 5, overwrite=True)) == ["p5.png"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = filled(tmp_path / "g", 1)
+
+    def refuse(path: Path, *options: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name in ("mkdir", "open"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(
+        GalleryError, match=f"h cannot be made in {tmp_path}: Permission denied; name"
+    ):
+        make_gallery(tmp_path / "h" / "h")
+    with pytest.raises(GalleryError, match=f"{gallery.path} cannot be written to: Permission"):
+        gallery.writer().__enter__()
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
