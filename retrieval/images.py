@@ -325,8 +325,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """8-bit grey of 16-bit (by 257), 32-bit and float pictures (0…1 by 255, else by their range)."""
+    """8-bit grey of 16-bit (by 257), 32-bit and float pictures (0…1 by 255, else by their range).
+
+    Pixels of the colour that a PNG calls transparent are white.
+    """
     values = np.asarray(image, np.float64)
+    clear = values == image.info.get("transparency", np.nan)  # nothing equals NaN
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         raise ImageError("it holds no finite number")
@@ -338,7 +342,8 @@ def _from_deep(image: Image.Image) -> Image.Image:
         scaled = values / 257
     else:
         scaled = (values - low) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8))
+    grey = np.nan_to_num(scaled).round().clip(0, 255)
+    return Image.fromarray(np.where(clear, 255, grey).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

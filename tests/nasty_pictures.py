@@ -116,6 +116,11 @@ def _modes(add) -> None:
         corner=(0, 0, 0))  # fmt: skip
     deep = np.full((24, 32), 257 * 100, np.uint16)
     add("grey-16.png", encoded(Image.fromarray(deep), "PNG"), corner=(100, 100, 100))
+    deep[0, 0] = 257 * 30
+    for name, clear, corner in (("corner", 30, WHITE), ("rest", 100, (30, 30, 30))):
+        data = encoded(Image.fromarray(deep), "PNG", transparency=257 * clear)
+        add(f"grey-16-transparent-{name}.png", data, corner=corner)
+    deep[0, 0] = 257 * 100
     add("grey-16.tif", encoded(Image.fromarray(deep), "TIFF"), corner=(100, 100, 100))
     wide = np.full((24, 32), 257 * 50, np.int32)
     add("grey-32.tif", encoded(Image.fromarray(wide), "TIFF"), corner=(50, 50, 50))
