@@ -17,7 +17,14 @@ from index.planner import Limits, Report, check_budget
 from index.vector_index import AUTO
 from index.writer import GalleryWriter
 from retrieval import models
-from retrieval.comparing import Changes, compare, compare_folders, lies_in, stored_path
+from retrieval.comparing import (
+    Changes,
+    as_stored,
+    compare,
+    compare_folders,
+    lies_in,
+    stored_path,
+)
 from retrieval.embedding import Count
 from retrieval.errors import ConfigError, DataError
 from retrieval.filling import Filler, embedded
@@ -280,7 +287,7 @@ def remove_pictures(
 def _chosen(gallery: Gallery, pictures: Sequence[Path], ids: Sequence[int]) -> set[int]:
     chosen = set(gallery.items(ids))
     missing = [str(i) for i in ids if i not in chosen]
-    paths = {stored_path(gallery, picture): picture for picture in pictures}
+    paths = {stored_path(gallery, picture): picture for picture in as_stored(gallery, pictures)}
     files = gallery.items_of_files(list(paths))
     files |= {path: [item] for path, item in gallery.items_of_paths(list(paths)).items()}
     chosen |= {item.id for path, items in files.items() for item in items}

@@ -1,6 +1,7 @@
 """What is different between a gallery and the pictures on disk."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,28 @@ def linked_path(
     """
     folder, name = os.path.split(os.path.abspath(picture))
     return os.path.relpath(os.path.join(real(folder), name), real(str(gallery.image_root)))
+
+
+def as_stored(gallery: Gallery, sources: Sequence[Path]) -> tuple[Path, ...]:
+    """The sources, each in the folder by whose path the gallery holds it, where a link leads to that.
+
+    Links are followed to the sources only: what lies in them keeps its name, and costs nothing.
+    """
+    stored = functools.cache(functools.partial(_stored_folder, gallery))
+    return tuple(stored(s) if s.is_dir() else stored(s.parent) / s.name for s in sources)
+
+
+def _stored_folder(gallery: Gallery, folder: Path) -> Path:
+    real, root = Path(os.path.realpath(folder)), Path(os.path.realpath(gallery.image_root))
+    if not real.is_relative_to(root):
+        return folder
+    other = gallery.image_root / real.relative_to(root)
+    if other == Path(os.path.abspath(folder)):
+        return folder
+    # A gallery may hold pictures by the path that is given, too: then they stay what they are.
+    paths = [path for _, path in gallery.all_paths()]
+    is_held, is_held_by_other = (any(map(lies_in(gallery, [f]), paths)) for f in (folder, other))
+    return other if is_held_by_other and not is_held else folder
 
 
 def mark_of(path: Path) -> Mark | None:

@@ -8,6 +8,7 @@ from index.gallery import Gallery as VectorGallery
 from index.merging import MergeSummary, merge_into
 from index.parts import Box
 from retrieval import building
+from retrieval.comparing import as_stored
 from retrieval.errors import ImageError
 from retrieval.pictures import list_pictures
 from retrieval.questions import picture_question, stored_questions
@@ -84,12 +85,12 @@ class Gallery:
 
         ``options`` are those of ``building.fill``.
         """
-        pictures = list_pictures(_paths(sources), labels)
+        pictures = list_pictures(self._as_stored(sources), labels)
         return building.fill(self.vectors, pictures, **options)
 
     def sync(self, folders: Sources, *, labels: bool = True, **options: Any) -> FillSummary:
         """Make the gallery hold what folders hold now; ``options`` are those of ``building.sync``."""
-        paths = _paths(folders)
+        paths = self._as_stored(folders)
         pictures = list_pictures(paths, labels)
         return building.sync(self.vectors, paths, pictures, **options)
 
@@ -158,6 +159,10 @@ class Gallery:
         self.vectors.refresh()
         (question,) = stored_questions(self.vectors, [item_id])
         return next(self._searcher().nearest([question], k, **options))
+
+    def _as_stored(self, sources: Sources) -> tuple[Path, ...]:
+        self.vectors.refresh()
+        return as_stored(self.vectors, _paths(sources))
 
     def _searcher(self) -> Searcher:
         # It holds the models that made the gallery, and another gallery may be there by now.

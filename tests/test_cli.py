@@ -278,6 +278,15 @@ def test_add_remove_info_and_verify(place: Path, tmp_path: Path) -> None:
     assert not json.loads(run("verify", "--gallery", gallery, "--json", code=1).stdout)["sound"]
 
 
+def test_folders_reached_by_links_are_known(place: Path, tmp_path: Path) -> None:
+    link, g = tmp_path / "link", tmp_path / "g"
+    link.symlink_to(place / "pictures" / "train")
+    run(*build_index(place, g))
+    for name, option in (("build-index", "--out"), ("add", "--gallery"), ("sync", "--gallery")):
+        assert json.loads(run(name, link, option, g, "--json").stdout)["unchanged"] == 36
+    assert "12 removed" in run("remove", link / "r", "--gallery", g).stdout
+
+
 def test_what_is_done_is_told_where_too_few_are_left_for_the_index(
     place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from index.verify import verify_gallery
 from retrieval.building import fill, open_or_create, sync
 from retrieval.embedder import Embedder, embed_images
 from retrieval.errors import DataError
+from retrieval.gallery import Gallery as PictureGallery
 from retrieval.images import read_image
 from retrieval.network_files import load_embedder, save_network
 from retrieval.pictures import list_pictures
@@ -214,6 +215,40 @@ def test_items_from_outside_the_image_root_stay(
     assert "../elsewhere/x.png" in ids(gallery)
     (tmp_path / "elsewhere" / "x.png").rename(pictures / "a" / "x.png")
     assert counts(run(gallery, tmp_path)) == {"moved": 1, "unchanged": 9}
+
+
+def test_a_folder_reached_by_a_link_is_known(
+    gallery: Gallery, pictures: Path, tmp_path: Path
+) -> None:
+    link, beside = tmp_path / "link", tmp_path / "beside"
+    link.symlink_to(pictures)
+    beside.symlink_to(pictures / "a")
+    ours, before = PictureGallery.open(gallery.path), ids(gallery)
+    assert counts(ours.sync(link)) == counts(ours.sync([link, pictures])) == {"unchanged": 9}
+    assert counts(ours.add([link / "a" / "0.png", beside])) == {"unchanged": 3}
+    (link / "b" / "1.png").rename(link / "b" / "one.png")
+    assert counts(ours.sync(link / "b")) == {"moved": 1, "unchanged": 2}
+    assert ids(ours.vectors)["b/one.png"] == before["b/1.png"]
+    assert ours.remove([link / "b", beside / "3.png"]) == 4
+    assert len(ours) == 5
+
+
+def test_pictures_that_are_held_by_the_path_of_a_link_stay_so(
+    gallery: Gallery, pictures: Path, tmp_path: Path
+) -> None:
+    link, by_link = tmp_path / "link", tmp_path / "by-link"
+    link.symlink_to(pictures)
+    made = open_or_create(by_link, tmp_path / "model.safetensors", sources=[link])
+    fill(made, list_pictures([link]))
+    ours = PictureGallery.open(by_link)
+    assert counts(ours.sync(link)) == counts(ours.sync(pictures)) == {"unchanged": 9}
+    assert ours.vectors.image_root == link
+    both = PictureGallery.open(gallery.path)  # as galleries were made that hold all of it twice
+    fill(both.vectors, list_pictures([link]))
+    assert counts(both.sync(link)) == counts(both.sync(pictures)) == {"unchanged": 9}
+    assert both.remove(link) == 9
+    assert counts(both.sync(link)) == {"unchanged": 9}
+    assert_holds(both.vectors, pictures)
 
 
 def test_an_empty_or_missing_folder_removes_nothing(

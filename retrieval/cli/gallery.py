@@ -138,6 +138,7 @@ def build_index(
     score and box as metadata; `retrieval query photo.jpg --objects` asks by each object of a photo.
     """
     from retrieval import building
+    from retrieval.comparing import as_stored
     from retrieval.errors import ConfigError
     from retrieval.progress import Progress
 
@@ -156,6 +157,8 @@ def build_index(
         n_pictures=len(listed), overwrite=overwrite, objects=objects, object_options=given,
         limits=limits_of(None, max_index_memory_usage, max_query_time_ms, recall_target),
     )  # fmt: skip
+    stored = as_stored(gallery, pictures)
+    listed = listed if stored == pictures else list_with(stored, labels)
     summary = _fill_with(partial(building.fill, gallery, wait=wait), listed, **filling)
     if store is not None and not summary.interrupted and len(gallery):
         with gallery.writer(wait) as writer, Progress("Coding", None, "vectors") as progress:
@@ -188,9 +191,10 @@ def add(
     """
     from index.gallery import Gallery
     from retrieval import building
+    from retrieval.comparing import as_stored
 
     gallery = Gallery.open(find_gallery(gallery_path))
-    listed = list_with(pictures, labels)
+    listed = list_with(as_stored(gallery, pictures), labels)
     summary = _fill_with(partial(building.fill, gallery, wait=wait), listed, **filling)
     _print_summary(summary, gallery, as_json)
 
@@ -222,8 +226,10 @@ def sync(
     """
     from index.gallery import Gallery
     from retrieval import building
+    from retrieval.comparing import as_stored
 
     gallery = Gallery.open(find_gallery(gallery_path))
+    folders = as_stored(gallery, folders)
 
     def run(pictures: Sequence["Picture"], **options: Any) -> "FillSummary":
         return building.sync(gallery, folders, pictures, wait=wait, dry_run=dry_run, **options)
