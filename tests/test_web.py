@@ -1,13 +1,21 @@
 """The search page and its API: answers, mistakes, and who is kept out."""
 
-import http.client
 import io
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import numpy as np
@@ -291,6 +299,28 @@ def test_what_does_not_arrive_is_not_waited_for(
     )
 
 
+@pytest.mark.parametrize("request_of", ["query", "picture"])
+def test_pictures_that_wait_for_their_answer_count_as_in_memory(
+    place: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, request_of: str
+) -> None:
+    app = search_app(GalleryThread(place / "g.gallery"), ["testserver"])
+    counts, ask, run = [], GalleryThread.ask, anyio.to_thread.run_sync
+
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*arguments: Any, **options: Any) -> Any:
+            counts.append(app.state.uploads.borrowed_tokens)
+            return work(*arguments, **options)
+
+        return count
+
+    monkeypatch.setattr(GalleryThread, "ask", counted(ask))
+    monkeypatch.setattr(anyio.to_thread, "run_sync", counted(run))
+    with TestClient(app) as client:
+        assert client.post(f"/api/{request_of}", content=photo.read_bytes()).status_code == 200
+        assert app.state.uploads.borrowed_tokens == 0
+    assert counts == [1]
+
+
 def test_what_nobody_expected_is_told_where_it_runs(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -323,7 +353,7 @@ def test_a_real_server_counts_what_is_sent(
         thread.start()
         try:
             for chunks, status in (([photo.read_bytes()], 200), ([b"x" * 10_000] * 20, 413)):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                connection = HTTPConnection("127.0.0.1", port, timeout=20)
                 connection.request("POST", "/api/query?k=2", iter(chunks), encode_chunked=True)
                 answer = connection.getresponse()
                 assert answer.status == status
@@ -378,6 +408,22 @@ def test_the_command_says_when_others_can_ask(place: Path, served: list) -> None
     done = CliRunner().invoke(main, ask)
     assert done.exit_code == 0, done.output
     assert "Everybody who can reach 0.0.0.0 can see the pictures" in done.stderr
+
+
+def test_many_connections_are_answered(place: Path) -> None:
+    command = [sys.executable, "-m", "retrieval", "serve", "--gallery", "g.gallery", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with (
+        subprocess.Popen(command, stdout=PIPE, text=True, cwd=place, env=environment) as process,
+        ExitStack() as opened,
+    ):
+        opened.callback(process.send_signal, signal.SIGINT)
+        port = urlsplit(process.stdout.readline()).port
+        for _ in range(100):
+            connection = HTTPConnection("127.0.0.1", port, timeout=20)
+            opened.callback(connection.close)
+            connection.request("GET", "/api/gallery")
+            assert json.loads(connection.getresponse().read())["pictures"] == 13
 
 
 def test_no_answer_waits_for_its_first_part_to_be_acknowledged() -> None:

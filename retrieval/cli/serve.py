@@ -9,6 +9,9 @@ import click
 from retrieval.cli.options import find_gallery, gallery_option, say
 from retrieval.errors import ConfigError
 
+MAX_CONNECTIONS = 1000
+"""With so many, requests are answered by 503 in place of growing memory: each holds some 64 KiB."""
+
 
 @click.command()
 @gallery_option
@@ -75,7 +78,7 @@ def serve(
                 # The application tells its own errors; the rest is of requests cut off at the end.
                 app,
                 log_level="critical",
-                limit_concurrency=64,
+                limit_concurrency=MAX_CONNECTIONS,
                 timeout_graceful_shutdown=3,
             )
         )

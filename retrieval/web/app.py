@@ -52,7 +52,7 @@ MAX_BYTES = 32 * 2**20
 """The largest picture that is taken."""
 MAX_K = 500
 READERS, UPLOADS = 4, 8
-"""Pictures that are decoded, and sent, at once: large ones take memory."""
+"""Pictures that are decoded, and that are sent or wait for their answer, at once: they take memory."""
 UPLOAD_SECONDS = 60
 SIDE, MAX_SIDE = 256, 1024
 MISTAKES = (ConfigError, DataError, ImageError, FilterError, VectorError)
@@ -113,15 +113,15 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
 
 
 async def _query(request: Request) -> Response:
-    picture = await _body(request)
-    k, where = _k(request), _where(request)
-    box, of = _numbers(request, "box", 4), _numbers(request, "of", 2)
+    async with _body(request) as picture:
+        k, where = _k(request), _where(request)
+        box, of = _numbers(request, "box", 4), _numbers(request, "of", 2)
 
-    def hits(gallery: Gallery) -> list[dict[str, Any]]:
-        part = None if box is None else _in_pixels(box, of, picture)
-        return _hits(gallery, gallery.query_picture(picture, k, box=part, where=where))
+        def hits(gallery: Gallery) -> list[dict[str, Any]]:
+            part = None if box is None else _in_pixels(box, of, picture)
+            return _hits(gallery, gallery.query_picture(picture, k, box=part, where=where))
 
-    return _json({"hits": await _gallery(request).ask(hits)})
+        return _json({"hits": await _gallery(request).ask(hits)})
 
 
 async def _query_stored(request: Request) -> Response:
@@ -146,29 +146,35 @@ async def _picture(request: Request) -> Response:
 
 
 async def _upright(request: Request) -> Response:
-    picture, side = await _body(request), _number(request, "side", MAX_SIDE, 16, MAX_SIDE)
-    jpeg = await anyio.to_thread.run_sync(
-        lambda: _encoded(Image.fromarray(read_thumbnail(picture, side))),
-        limiter=request.app.state.readers,
-    )
+    async with _body(request) as picture:
+        side = _number(request, "side", MAX_SIDE, 16, MAX_SIDE)
+        jpeg = await anyio.to_thread.run_sync(
+            lambda: _encoded(Image.fromarray(read_thumbnail(picture, side))),
+            limiter=request.app.state.readers,
+        )
     return Response(jpeg, media_type="image/jpeg")
 
 
-async def _body(request: Request) -> bytes:
-    """The picture that is sent.
+@asynccontextmanager
+async def _body(request: Request) -> AsyncIterator[bytes]:
+    """The picture that is sent. Large ones take memory, so others wait to be sent while it is used.
 
     Raises DataError for none, HTTPException for one that does not come, or is too large.
     """
     _check_size(_whole(request.headers.get("content-length", "")) or 0)  # before it is sent
+    async with request.app.state.uploads:
+        yield await _received(request)
+
+
+async def _received(request: Request) -> bytes:
     picture = bytearray()
-    async with request.app.state.uploads:  # large ones take memory
-        try:
-            with anyio.fail_after(UPLOAD_SECONDS):
-                async for part in request.stream():
-                    picture += part
-                    _check_size(len(picture))
-        except TimeoutError as error:
-            raise HTTPException(408, "the picture did not arrive in time") from error
+    try:
+        with anyio.fail_after(UPLOAD_SECONDS):
+            async for part in request.stream():
+                picture += part
+                _check_size(len(picture))
+    except TimeoutError as error:
+        raise HTTPException(408, "the picture did not arrive in time") from error
     if not picture:
         raise DataError("there is no picture in the body of the request; send the bytes of a file")
     return bytes(picture)
