@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,28 +64,34 @@ def create_gallery(
     if path.is_symlink():
         path = path.resolve()
     _check_place(path, overwrite)
-    # Built aside and renamed: a crash leaves no half gallery under the name.
-    aside = _make_aside(path)
-    db = connect(aside, create=True)
-    for statement in [*SCHEMA.split(";"), CHECKS, *([] if objects is None else [BLANKS])]:
-        db.execute(statement)
-    db.execute("BEGIN")
-    for folder, files in (("model", model), ("detector", detector or {})):
-        for name, data in files.items():
-            _write_file(db, aside, f"{folder}/{name}", data)
     root = os.path.relpath(os.path.abspath(image_root), os.path.abspath(path))
-    write_settings(db, {
+    settings = {
         "format_version": FORMAT_VERSION, "generation": 1, "next_id": 1, "next_number": 1,
         "dim": dim, "metric": metric, "dtype": dtype, "index_key": index_key, "index_file": None,
         "embedder_id": embedder_id, "image_root": root, "plan": None,
         "limits": dataclasses.asdict(limits),
         **({} if objects is None else {"objects": objects}),
-    })  # fmt: skip
+    }  # fmt: skip
+    # Built aside and renamed: a crash leaves no half gallery under the name.
+    with _folder_aside(path) as aside:
+        _fill(aside, settings, {"model": model, "detector": detector or {}})
+        _take_place(aside, path)
+    return Gallery.open(path)
+
+
+def _fill(folder: Path, settings: dict[str, Any], kept: dict[str, dict[str, bytes]]) -> None:
+    """Make the database of a gallery, and the files kept in folders of it: folder → name → content."""
+    db = connect(folder, create=True)
+    for statement in [*SCHEMA.split(";"), CHECKS, *([BLANKS] if "objects" in settings else [])]:
+        db.execute(statement)
+    db.execute("BEGIN")
+    for where, files in kept.items():
+        for name, data in files.items():
+            _write_file(db, folder, f"{where}/{name}", data)
+    write_settings(db, settings)
     db.execute("COMMIT")
     db.close()
-    write_seal(aside)
-    _take_place(aside, path)
-    return Gallery.open(path)
+    write_seal(folder)
 
 
 def is_free(path: Path) -> bool:
@@ -115,8 +122,23 @@ def _check_place(path: Path, overwrite: bool) -> None:
         Gallery.open(path).close()
 
 
+@contextlib.contextmanager
+def _folder_aside(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path``, which is gone again where what is done with it fails.
+
+    Raises GalleryError where it cannot be made or written to, as on a full disk.
+    """
+    aside = _make_aside(path)
+    try:
+        yield aside
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise GalleryError(f"{path} could not be made: {error}") from error
+        raise
+
+
 def _make_aside(path: Path) -> Path:
-    """A new folder beside ``path``. Raises GalleryError where none can be made."""
     _sweep(path, "part")
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -140,13 +162,9 @@ def _take_place(aside: Path, path: Path) -> None:
         aside.rename(path)
         return
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        with take_lock(path):
-            path.rename(old)
-            aside.rename(path)
-    except GalleryError:
-        shutil.rmtree(aside)
-        raise
+    with take_lock(path):
+        path.rename(old)
+        aside.rename(path)
     _sweep(path, "old")
 
 

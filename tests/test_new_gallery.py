@@ -1,6 +1,7 @@
 """Making galleries where nothing is, where a link is, and in the place of others."""
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -204,3 +205,17 @@ def test_ids_that_a_search_gives_can_be_removed(tmp_path: Path) -> None:
         assert writer.remove(np.empty(0, np.int64)) == 0
         assert writer.remove(gallery.matching("label = a")) == 1
     assert paths(gallery) == ["p2.png"]
+
+
+def test_on_a_full_disk_no_half_gallery_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(GalleryError, match=r"g\.gallery could not be made: .*No space left"):
+            make_gallery(tmp_path / "g.gallery")
+    assert list(tmp_path.iterdir()) == []
+    assert len(make_gallery(tmp_path / "g.gallery")) == 0
