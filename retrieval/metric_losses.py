@@ -77,8 +77,24 @@ class MetricLoss(nn.Module):
             raise ConfigError(
                 f"--memory is {memory}; it must hold at least one batch, of {len(embeddings)}"
             )
+        if memory is not None and mined is not None:
+            mined = self._in_memory(mined, len(embeddings))
         value: Tensor = self.loss(embeddings, labels, mined)
         return value.float()
+
+    def _in_memory(self, mined: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+        """``mined`` triplets, or pairs, with positives and negatives as rows of the memory.
+
+        The library takes them for such rows, and first enters the batch where its queue stands.
+        """
+        memory: Any = self.loss
+        rows = torch.arange(batch, device=mined[0].device)
+        places = (memory.queue_idx + rows) % memory.memory_size
+        entered = (
+            1,
+            len(mined) - 1,
+        )  # of anchor, positive, negative, or anchor, positive, anchor, …
+        return tuple(places[x] if column in entered else x for column, x in enumerate(mined))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Where the memory stands: the library keeps it beside its buffers."""

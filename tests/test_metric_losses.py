@@ -123,6 +123,41 @@ def test_the_memory_compares_with_past_batches_and_is_saved_with_where_it_stands
         loss_of("contrastive", memory=8)(x, labels, None)
 
 
+class Spy(nn.Module):
+    """A loss that checks, one by one, that pairs are what they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked = 0
+
+    def forward(self, embeddings, labels, pairs, memory, memory_labels) -> torch.Tensor:
+        a, p, b, n = (rows.tolist() for rows in pairs)
+        for i, j in zip(a, p, strict=True):
+            assert labels[i] == memory_labels[j]
+            assert not torch.equal(embeddings[i], memory[j])
+        for i, j in zip(b, n, strict=True):
+            assert labels[i] != memory_labels[j]
+        self.checked += len(a) + len(b)
+        return embeddings.sum()
+
+
+@pytest.mark.parametrize("mining", ["semi-hard", "hardest", "MultiSimilarityMiner", "HDCMiner",
+                                    "BatchHardMiner"])  # fmt: skip
+@pytest.mark.parametrize("memory", [9, 14, 40])
+def test_mined_pairs_are_of_one_class_and_of_two_wherever_the_batch_lies_in_the_memory(
+    mining: str, memory: int
+) -> None:
+    config = LossConfig(loss="contrastive", mining=mining, memory=memory)
+    loss = EmbeddingLoss(config, distance="l2", bound=lambda r: r, dim=DIM, n_classes=3)
+    spy = loss.metric_loss.loss.loss = Spy()
+    generator = torch.Generator().manual_seed(0)
+    for size in (9, 7, 9, 9, 8, 9, 9):
+        x = nn.functional.normalize(torch.randn(size, DIM, generator=generator), dim=1)
+        labels = torch.randint(3, (size,), generator=generator)
+        loss(x, labels, generator)
+    assert spy.checked
+
+
 def test_settings_reach_the_loss() -> None:
     x, labels = batch()
     sharp = loss_of("supcon", loss_options='{"temperature": 0.5}')
