@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retrieval import metric_losses
 from retrieval.config import LossConfig
 from retrieval.errors import ConfigError
-from retrieval.mining import MINERS, pair_masks
+from retrieval.mining import MINERS, pair_masks, thin
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two (N,D) → (N,)
 
@@ -162,7 +162,7 @@ class EmbeddingLoss(nn.Module):
         if self.metric_loss is not None:
             main = self.metric_loss(embeddings, labels, mined)
         elif mined is not None:
-            losses = self._triplet_losses(embeddings, _stacked(mined, labels))
+            losses = self._triplet_losses(embeddings, torch.stack(mined, dim=1))
             figures["active_triplets"] = float((losses > 0).float().mean()) if len(losses) else 0.0
             main = mean_of_active(losses)
         if self.config.loss != "softmax":
@@ -176,14 +176,16 @@ class EmbeddingLoss(nn.Module):
     def _mine(
         self, distances: Tensor, labels: Tensor, embeddings: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, ...] | None:
-        """Rows of anchors, positives and negatives, (T,) each; or pairs, as the library has them."""
+        """Rows of anchors, positives and negatives, (T,) each; for losses of the library also pairs."""
+        most = self.config.max_triplets
         if self.metric_miner is not None:
             mined: tuple[Tensor, ...] = self.metric_miner(embeddings, labels)
-            return mined
+            if len(mined) == 4 and self.metric_loss is not None:
+                return mined
+            return thin(_stacked(mined, labels), generator, most).unbind(1)
         if self.mining is None:
             return None
-        miner = MINERS[self.mining]
-        return miner(distances, labels, generator, self.config.max_triplets).unbind(1)
+        return MINERS[self.mining](distances, labels, generator, most).unbind(1)
 
     def _triplet_losses(self, embeddings: Tensor, triplets: Tensor) -> Tensor:
         # index_select, because the gradient of plain indexing is far slower on processors.

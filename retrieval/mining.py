@@ -150,15 +150,16 @@ MINERS: dict[str, Miner] = {
 
 def _pairs(positives: Tensor, negatives: Tensor, generator: torch.Generator, most: int) -> Tensor:
     """Anchor-positive pairs int64 (T,2) of the anchors that have a negative; ``most`` at random."""
-    return _thin((positives & negatives.any(1, keepdim=True)).nonzero(), generator, most)
+    return thin((positives & negatives.any(1, keepdim=True)).nonzero(), generator, most)
 
 
 def _anchors(positives: Tensor, negatives: Tensor, generator: torch.Generator, most: int) -> Tensor:
     """Rows int64 (T,) that have a positive and a negative; ``most`` of them at random."""
-    return _thin((positives.any(1) & negatives.any(1)).nonzero()[:, 0], generator, most)
+    return thin((positives.any(1) & negatives.any(1)).nonzero()[:, 0], generator, most)
 
 
-def _thin(rows: Tensor, generator: torch.Generator, most: int) -> Tensor:
+def thin(rows: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """The rows of a tensor, or ``most`` of them drawn evenly, without replacement."""
     if len(rows) <= most:
         return rows
     return rows[torch.randperm(len(rows), generator=generator)[:most].to(rows.device)]

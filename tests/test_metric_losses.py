@@ -254,3 +254,22 @@ def test_a_miner_of_the_library_feeds_our_loss_and_ours_feeds_theirs() -> None:
     a, p, n = triplets.T
     assert (labels[a] == labels[p]).all()
     assert (labels[a] != labels[n]).all()
+
+
+@pytest.mark.parametrize("miner", ["TripletMarginMiner", "BatchHardMiner", "PairMarginMiner"])
+@pytest.mark.parametrize("loss_name", ["triplet", "TripletMarginLoss"])
+def test_no_more_triplets_than_wanted_are_taken_of_a_miner_of_the_library(
+    miner: str, loss_name: str
+) -> None:
+    x, labels = batch()
+    config = LossConfig(loss=loss_name, mining=miner, max_triplets=5)
+    loss = EmbeddingLoss(config, distance="l2", bound=lambda r: r, dim=DIM, n_classes=3)
+    mined = loss._mine(torch.cdist(x, x), labels, x, torch.Generator().manual_seed(0))
+    pairs_stay = miner == "PairMarginMiner" and loss_name != "triplet"
+    assert len(mined) == (4 if pairs_stay else 3)
+    if not pairs_stay:
+        assert len(mined[0]) == 5
+        a, p, n = mined
+        assert (labels[a] == labels[p]).all()
+        assert (labels[a] != labels[n]).all()
+        assert len(set(zip(a.tolist(), p.tolist(), n.tolist(), strict=True))) == 5
