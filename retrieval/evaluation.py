@@ -106,9 +106,10 @@ def evaluate_retrieval(
     """Rank the gallery for each query and score the ranking.
 
     queries (Q,D), gallery (N,D): float; labels: integers or strings, (Q,) and (N,); ids: int64, (Q,)
-    and (N,): a query does not find the gallery picture with its id, and R does not count it. distance:
-    "l2", "l1" or "cosine". ties: equal distances stand in the order of gallery ids (of rows, without
-    ids), as a search answers, or wrong pictures first, so that a collapsed embedding cannot look good.
+    and (N,): a query does not find the gallery pictures with its id, and R does not count them.
+    distance: "l2", "l1" or "cosine". ties: equal distances stand in the order of gallery ids (of rows,
+    without ids), as a search answers, or wrong pictures first, so that a collapsed embedding cannot
+    look good.
     Memory: a block of 128 rankings at a time for each of two threads, never all distances.
     Raises DataError for wrong shapes, values that are not finite, choices that there are not, ks out of
     range, or no queries left.
@@ -121,8 +122,8 @@ def evaluate_retrieval(
     ranker = Ranker(gallery, gallery_labels, gallery_ids, distance, ties)
     relevant = np.bincount(gallery_labels, minlength=len(names))[query_labels]
     itself = ranker.rows_of(query_ids, len(queries))
-    found = np.flatnonzero(itself >= 0)
-    relevant[found] -= gallery_labels[itself[found]] == query_labels[found]
+    own = zip(itself, query_labels, strict=True)
+    relevant -= np.array([(gallery_labels[rows] == y).sum() for rows, y in own], np.int64)
     scored = np.flatnonzero(relevant > 0)
     if len(scored) == 0:
         raise DataError(
@@ -137,7 +138,7 @@ def evaluate_retrieval(
 
     def score(number: int) -> None:
         rows = blocks[number]
-        hits = ranker.hits(queries[rows], query_labels[rows], itself[rows])
+        hits = ranker.hits(queries[rows], query_labels[rows], [itself[row] for row in rows])
         for offset, (row, ranks) in enumerate(zip(rows, hits, strict=True)):
             scores[number * BLOCK + offset] = _score(ranks, int(relevant[row]), ks)
 
@@ -251,7 +252,5 @@ def _check(
     for ids in (query_ids, gallery_ids):
         if ids is not None and np.asarray(ids).dtype.kind not in "iu":
             raise DataError(f"ids are {np.asarray(ids).dtype}; they must be whole numbers")
-    if gallery_ids is not None and len(np.unique(gallery_ids)) != len(gallery_ids):
-        raise DataError("gallery ids are not unique")
     if not ks or min(ks) < 1 or len(set(ks)) != len(ks):
         raise DataError(f"ks are {tuple(ks)}; give different whole numbers from 1 up")

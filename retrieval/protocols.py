@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,31 @@ def evaluate_model(
     on_read(test)
     options.setdefault("distance", embedder.spec.distance)
     queries = embed_images(embedder, test.images)
-    if protocol == "leave-one-out":
-        ids = np.arange(len(test), dtype=np.int64)
-        labels = _names(test)
-        return evaluate_retrieval(
-            queries, labels, queries, labels, query_ids=ids, gallery_ids=ids, **options
-        )
-    searched = load_dataset(dataset, data_dir=data_dir, image_size=size, split="gallery")
-    if searched.paths is None or searched.paths != test.paths:
-        on_read(searched)
-    gallery = embed_images(embedder, searched.images)
-    # A folder without parts serves as both: the same file must not find itself.
-    rows = {path: row for row, path in enumerate(searched.paths or ())}
-    query_ids = np.array([rows.get(path, -1) for path in test.paths or ()], np.int64)
+    searched, gallery = test, queries
+    if protocol == "test-to-train":
+        searched = load_dataset(dataset, data_dir=data_dir, image_size=size, split="gallery")
+        if searched.paths is None or searched.paths != test.paths:
+            on_read(searched)
+        gallery = embed_images(embedder, searched.images)
+    gallery_ids, query_ids = _numbers(searched, test)
     return evaluate_retrieval(
         queries, _names(test), gallery, _names(searched),
-        query_ids=query_ids if test.paths else None, gallery_ids=np.arange(len(searched)), **options,
+        query_ids=query_ids, gallery_ids=gallery_ids, **options,
     )  # fmt: skip
+
+
+def _numbers(*parts: LabeledImages) -> list[np.ndarray]:
+    """A number for each picture of these parts, int64 (N,) for each: one number for one file.
+
+    A file that is reached by links, or named twice, is one. Pictures in no file of their own are apart.
+    """
+    known: dict[object, int] = {}
+    numbers = []
+    for part in parts:
+        rows: Iterable[object] = ((id(part), row) for row in range(len(part)))
+        files = rows if part.paths is None else map(os.path.realpath, part.paths)
+        numbers.append(np.array([known.setdefault(file, len(known)) for file in files], np.int64))
+    return numbers
 
 
 def evaluate_gallery(

@@ -1,6 +1,6 @@
 """Exact rankings of a gallery for queries: where in them the pictures of the query's class stand."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -45,19 +45,22 @@ class Ranker:
         near: np.ndarray = np.ldexp(vectors + self.shift, -self.exponent)
         return near
 
-    def rows_of(self, query_ids: np.ndarray | None, n: int) -> np.ndarray:
-        """The gallery row with each query's id, −1 where there is none: int64 (Q,)."""
-        if query_ids is None or len(self.ids) == 0:
-            return np.full(n, -1)
-        query_ids = np.asarray(query_ids, np.int64)
-        place = np.searchsorted(self.ids[self.by_id], query_ids).clip(max=len(self.ids) - 1)
-        rows = self.by_id[place]
-        return np.where(self.ids[rows] == query_ids, rows, -1)
+    def rows_of(self, query_ids: np.ndarray | None, n: int) -> list[np.ndarray]:
+        """For each of n queries the gallery rows with its id: int64 (r,) each."""
+        if query_ids is None:
+            return [np.empty(0, np.int64)] * n
+        ascending, query_ids = self.ids[self.by_id], np.asarray(query_ids, np.int64)
+        first = np.searchsorted(ascending, query_ids)
+        end = np.searchsorted(ascending, query_ids, side="right")
+        return [self.by_id[a:b] for a, b in zip(first, end, strict=True)]
 
     def hits(
-        self, queries: np.ndarray, labels: np.ndarray, itself: np.ndarray
+        self, queries: np.ndarray, labels: np.ndarray, itself: Sequence[np.ndarray]
     ) -> Iterator[np.ndarray]:
-        """For each of these prepared queries the ranks, from 0, of the pictures of its class."""
+        """For each of these prepared queries the ranks, from 0, of the pictures of its class.
+
+        Those of the rows ``itself`` are not among them.
+        """
         distances = self._distances(queries)
         # A product of matrices is rounded otherwise at its edges: equal vectors must tie all the same.
         distances[:, self.repeats] = distances[:, self.firsts]
@@ -65,8 +68,7 @@ class Ranker:
         for key, label, own in zip(keys, labels, itself, strict=True):
             key |= self.order
             key[self.labels == label] |= self.relevant_bit
-            if own >= 0:
-                key[own] = np.iinfo(np.uint64).max - np.uint64(1)  # last of all, not relevant
+            key[own] = np.iinfo(np.uint64).max - np.uint64(1)  # last of all, not relevant
             key.sort()
             yield np.flatnonzero(key & np.uint64(1))
 

@@ -398,6 +398,36 @@ def test_a_folder_without_parts_does_not_find_itself(place: Path) -> None:
     assert json.loads(run(*ask).stdout)["figures"] == alone["figures"]
 
 
+@pytest.mark.parametrize("protocol", ["test-to-train", "leave-one-out"])
+def test_a_file_that_a_list_names_twice_does_not_find_itself(
+    place: Path, tmp_path: Path, protocol: str
+) -> None:
+    rows = [f"{file},{file.parent.name}\n" for file in (place / "pictures").glob("t*/*/*.png")]
+    (tmp_path / "link").symlink_to(place / "pictures")
+    links = [row.replace(str(place / "pictures"), str(tmp_path / "link")) for row in rows]
+    figures = []
+    for name, lines in (("once", rows), ("twice", rows + rows), ("links", rows + links)):
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + "".join(lines))
+        told = run("evaluate", "--model", place / "run", "--dataset", tmp_path / f"{name}.csv", "--k",
+                   "1", "--protocol", protocol, "--data-dir", tmp_path, "--json").stdout  # fmt: skip
+        figures.append(json.loads(told)["figures"]["recall@1"]["mean"])
+    assert figures[0] < 1
+    assert figures == [figures[0]] * 3
+
+
+def test_links_to_what_was_learnt_from_do_not_find_it(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "pictures" / "train", tmp_path / "train")
+    for file in (tmp_path / "train").glob("*/*.png"):
+        (tmp_path / "test" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / file.parent.name / file.name).symlink_to(file)
+    ask = ["evaluate", "--model", place / "run", "--data-dir", tmp_path / "data", "--json"]
+    linked, alone = (
+        json.loads(run(*ask, "--dataset", data).stdout)["figures"]
+        for data in (tmp_path, tmp_path / "train")
+    )
+    assert linked == alone
+
+
 def test_embed_writes_plain_files(place: Path, tmp_path: Path) -> None:
     run("embed", place / "pictures" / "test", "--model", place / "run", "--out", tmp_path)
     assert np.load(tmp_path / "embeddings.npy").shape == (9, 8)
