@@ -112,7 +112,7 @@ def evaluate_retrieval(
     look good.
     Memory: a block of 128 rankings at a time for each of two threads, never all distances.
     Raises DataError for wrong shapes, values that are not finite, choices that there are not, ks out of
-    range, or no queries left.
+    range, no queries left, or a gallery of one class.
     """
     queries, gallery = _checked(queries, "queries"), _checked(gallery, "gallery")
     query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
@@ -129,6 +129,12 @@ def evaluate_retrieval(
         raise DataError(
             f"none of {len(queries)} queries has another picture of its class among the "
             f"{len(gallery)} of the gallery, so that no answer can be right; check the labels"
+        )
+    if len(np.unique(gallery_labels)) < 2:
+        raise DataError(
+            f"all {len(gallery)} pictures of the gallery are of one class, {names[gallery_labels[0]]}, "
+            "so that every answer is right and nothing is measured; add pictures of other classes, "
+            "each class in a folder of its own"
         )
     queries = ranker.prepared(queries)
     columns = [f"recall@{k}" for k in ks] + [f"precision@{k}" for k in ks]

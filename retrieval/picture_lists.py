@@ -30,8 +30,8 @@ def list_folder(root: Path, split: str) -> PictureList:
     """The pictures of a part of a folder: "train", "gallery" or "test".
 
     Their classes are the folders below it, each with all that lies in it; without such folders there
-    are no labels. Raises DataError where there is a train folder, but none for this part, and where
-    train may be a class.
+    are no labels. Raises DataError where there is a train folder, but none for this part, where train
+    may be a class, and where all classes would have names of parts.
     """
     parts = {part: [root / n for n in names if (root / n).is_dir()]
              for part, names in SPLIT_FOLDERS.items()}  # fmt: skip
@@ -53,6 +53,7 @@ def list_folder(root: Path, split: str) -> PictureList:
         classes = tuple(sorted({*classes, *_class_folders(root)}))
     else:
         classes = _class_folders(root)
+        _check_no_parts(root, classes)
     paths: list[Path] = []
     labels: list[str | None] = []
     for name in classes:
@@ -66,6 +67,17 @@ def list_folder(root: Path, split: str) -> PictureList:
     beside = "it lies beside the folders of the classes, in none of them"
     left_out = [(path, beside) for path in images_in(root)] if classes else []
     return PictureList(str(root), paths, labels, classes, tuple(left_out))
+
+
+def _check_no_parts(root: Path, classes: tuple[str, ...]) -> None:
+    """Raises DataError where all class folders are called as parts are, such as Train and Test."""
+    parts = ("train", *TEST_PARTS)
+    if classes and all(name.lower() in parts for name in classes):
+        raise DataError(
+            f"{root} has no folders of pictures but {', '.join(classes)}, which are names of parts, "
+            "not of classes; name the part to learn from train, and the one to measure with "
+            f"{', '.join(TEST_PARTS[:-1])} or {TEST_PARTS[-1]}, or give {root / classes[0]} alone"
+        )
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:

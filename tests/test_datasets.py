@@ -69,6 +69,20 @@ def test_a_class_called_train_is_not_taken_for_the_part_to_learn_from(tmp_path: 
             load_dataset(str(tmp_path / "p"), data_dir=tmp_path, split=split)
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("test",), ("TRAIN", "val"), ("Validation",)])
+def test_parts_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = tmp_path / "p"
+    for name in names:
+        write(root / name / "a" / "1.png")
+    for split in ("train", "test"):
+        with pytest.raises(
+            DataError, match=f"{'.*'.join(sorted(names))}, which are names of parts"
+        ):
+            load_dataset(str(root), data_dir=tmp_path, split=split)
+    write(root / "plane" / "1.png")
+    assert load_dataset(str(root), data_dir=tmp_path).classes == tuple(sorted([*names, "plane"]))
+
+
 def test_pictures_side_by_side_have_no_labels(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "p" / f"{number}.jpg")
