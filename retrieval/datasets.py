@@ -160,4 +160,5 @@ def _decode(
             *((listing.paths[row], reason) for row, reason in left_out),
             *listing.left_out,
         ),
+        notes=listing.notes,
     )

@@ -20,7 +20,7 @@ class LabeledImages:
     """Pictures uint8 (N,S,S,3), in memory or mapped, with labels int64 (N,), positions in ``classes``.
 
     Without classes all labels are −1. ``paths`` are the files, where there are any; ``left_out``
-    says which files could not be read, and why.
+    says which files could not be read, and why; ``notes`` what else people should know.
     """
 
     name: str
@@ -29,6 +29,7 @@ class LabeledImages:
     classes: tuple[str, ...]
     paths: tuple[Path, ...] | None = None
     left_out: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

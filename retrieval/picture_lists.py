@@ -16,7 +16,8 @@ SPLIT_FOLDERS = {"train": ("train",), "gallery": ("train",), "test": TEST_PARTS}
 class PictureList:
     """Picture files with the names of their classes (all None: no labels).
 
-    ``left_out`` says which files beside them are not taken, and why.
+    ``left_out`` says which files beside them are not taken, and why; ``notes`` what else people should
+    know.
     """
 
     name: str
@@ -24,6 +25,7 @@ class PictureList:
     labels: list[str | None]
     classes: tuple[str, ...]
     left_out: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def list_folder(root: Path, split: str) -> PictureList:
@@ -116,7 +118,20 @@ def list_csv(file: Path, split: str) -> PictureList:
             if _belongs(row, split, part, taken, where):
                 paths.append(file.parent / row["path"])
                 labels.append(label)
-    return PictureList(str(file), paths, list(labels), tuple(sorted(names)))
+    blank = [where for where, _, part in lines if part is None]
+    apart = len(blank) < len(lines) and {"is_query", "is_gallery"}.isdisjoint(columns)
+    # Who searches what is measured has heard of it with the queries.
+    notes = (_note(blank),) if blank and apart and split != "gallery" else ()
+    return PictureList(str(file), paths, list(labels), tuple(sorted(names)), notes=notes)
+
+
+def _note(blank: list[str]) -> str:
+    """What is said of rows without a split, where others have one."""
+    others = f", and in {len(blank) - 1:,} other rows" if len(blank) > 1 else ""
+    return (
+        f"{blank[0]}: split is blank{others}: such pictures are learnt from and measured, too; write "
+        f"train or {TEST_PARTS[0]} there"
+    )
 
 
 def _part(row: dict[str, str], where: str) -> str | None:

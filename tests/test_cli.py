@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import learnt_and_indexed, photo, run
+from commands import TRAIN, learnt_and_indexed, photo, run
 from nasty_pictures import make_nasty_pictures
 from PIL import Image
 
@@ -379,6 +379,18 @@ def test_evaluate_says_which_pictures_were_left_out(place: Path, tmp_path: Path)
         assert re.search(rf"\d pictures of \S+{part} were left out, the first: {file}: ", both)
     asked = ["--gallery", place / "g.gallery", "--queries", tmp_path / "pictures" / "test", *data]
     assert "1 pictures of" in run("evaluate", *asked).stderr
+
+
+def test_rows_without_a_split_are_told_of(place: Path, tmp_path: Path) -> None:
+    files = sorted((place / "pictures" / "train").glob("[rgb]/[0-5].png"))
+    splits = [("train", "test", "")[row % 3] for row in range(len(files))]
+    rows = [f"{f},{f.parent.name},{split}\n" for f, split in zip(files, splits, strict=True)]
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "".join(rows))
+    data = ["--dataset", tmp_path / "list.csv", "--data-dir", tmp_path]
+    measured = run("evaluate", "--model", place / "run", *data)
+    learnt = run("train-embed", *TRAIN, *data, "--out", tmp_path / "run", "--dry-run")
+    for told in (measured.stderr, learnt.stderr):
+        assert told.count("line 4: split is blank, and in 5 other rows") == 1
 
 
 def test_queries_of_a_folder_have_the_labels_of_a_gallery(place: Path, tmp_path: Path) -> None:

@@ -157,6 +157,30 @@ def test_what_is_learnt_searched_and_asked(
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("path,label,split\n0.png,a,train\n1.png,b,\n2.png,b,test\n", "line 3: split is blank: "),
+        ("path,label,split\n0.png,a,\n1.png,b,\n2.png,b,train\n3.png,a,val\n",
+         "line 2: split is blank, and in 1 other rows: such"),
+        ("path,label,split\n0.png,a,train\n1.png,b,test\n", None),
+        ("path,label,split\n0.png,a,\n1.png,b,\n", None),
+        ("path,label\n0.png,a\n1.png,b\n", None),
+        ("path,label,split,is_query,is_gallery\n0.png,a,train,,\n1.png,a,test,,\n2.png,b,,1,\n", None),
+    ],
+)  # fmt: skip
+def test_rows_that_are_learnt_from_and_measured_are_told_of(
+    tmp_path: Path, text: str, told: str | None
+) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.png", number)
+    (tmp_path / "list.csv").write_text(text)
+    for split in ("train", "gallery", "test"):
+        notes = load_dataset(str(tmp_path / "list.csv"), data_dir=tmp_path, split=split).notes
+        assert len(notes) == (told is not None and split != "gallery")
+        assert all(f"list.csv, {told}" in note for note in notes)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no column 'path'"),

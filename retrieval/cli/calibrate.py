@@ -14,7 +14,7 @@ from retrieval.cli.options import (
     say,
     wait_option,
 )
-from retrieval.cli.runs import tell_left_out
+from retrieval.cli.runs import tell_remarks
 
 FEW_PAIRS = 100
 
@@ -68,7 +68,7 @@ def calibrate(
         from retrieval.protocols import labelled_queries
 
         asked = labelled_queries(
-            gallery, queries, device=choose_device(device), on_read=tell_left_out
+            gallery, queries, device=choose_device(device), on_read=tell_remarks
         )
     with Progress("Comparing", None, "pictures") as progress:
         found = find(gallery, target, asked, on_progress=progress.set_of)

@@ -8,7 +8,7 @@ import click
 from retrieval.cli.answers import one_line
 from retrieval.cli.classify import views_option
 from retrieval.cli.options import NEW_FILE, FiniteRange, device_option, json_option, print_json, say
-from retrieval.cli.runs import tell_left_out
+from retrieval.cli.runs import tell_remarks
 from retrieval.errors import ConfigError
 
 GOES_WITH = {
@@ -139,7 +139,7 @@ def evaluate(
     if gallery_path is not None:
         report: Any = protocols.evaluate_gallery(
             gallery_path, queries, data_dir=data_dir, device=choose_device(device),
-            on_read=tell_left_out, **options,
+            on_read=tell_remarks, **options,
         )  # fmt: skip
     elif dataset is not None and kind == "classifier":
         report = _evaluate_classifiers(models, dataset, views, data_dir, device)
@@ -149,7 +149,7 @@ def evaluate(
         say(f"Embedding {dataset} with {models[0]}")
         report = protocols.evaluate_model(
             models[0], dataset, protocol, data_dir=data_dir, device=choose_device(device),
-            on_read=tell_left_out, **options,
+            on_read=tell_remarks, **options,
         )  # fmt: skip
     if as_json:
         print_json(report.to_dict())
@@ -213,7 +213,7 @@ def _evaluate_classifiers(
 
     say(f"Asking {', '.join(map(str, models))} about {dataset}")
     labeller = Labeller.open(models, views=views, device=choose_device(device))
-    return labeller.evaluate(dataset, data_dir=data_dir, on_read=tell_left_out)
+    return labeller.evaluate(dataset, data_dir=data_dir, on_read=tell_remarks)
 
 
 def _evaluate_detector(model: Path, dataset: str, masks: bool, device: str) -> Any:

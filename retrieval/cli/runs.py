@@ -189,12 +189,14 @@ def read_data(
         f"{data.name}: {len(data):,} pictures of {data.images.shape[1]} pixels, "
         f"{len(data.classes)} classes"
     )
-    tell_left_out(data, tell)
+    tell_remarks(data, tell)
     return data
 
 
-def tell_left_out(data: "LabeledImages", tell: Callable[[str], None] = say) -> None:
-    """Say which pictures of a data set could not be taken."""
+def tell_remarks(data: "LabeledImages", tell: Callable[[str], None] = say) -> None:
+    """Say which pictures of a data set could not be taken, and what else is odd about it."""
+    for note in data.notes:
+        tell(note)
     if data.left_out:
         path, reason = data.left_out[0]
         tell(
