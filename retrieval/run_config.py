@@ -46,12 +46,13 @@ class TrainConfig(Checked):
         """What is trained."""
         raise NotImplementedError
 
-    def check_held_out(self, pictures: int) -> None:
-        """Raises ConfigError where something waits for figures of held-out pictures, and none are."""
-        if self.fit.patience and not pictures:
+    def check_held_out(self, found: int, what: str = "pictures", *, needed: int = 1) -> None:
+        """Raises ConfigError where something waits for figures that what is held out cannot give."""
+        if self.fit.patience and found < needed:
             raise ConfigError(
-                f"--patience {self.fit.patience} watches held-out pictures, and there are none: raise "
-                f"--validation (now {self.validation:g}), or leave it out"
+                f"--patience {self.fit.patience} watches held-out pictures, and there are too few "
+                f"{what} among them ({found}, and it needs {needed}): raise --validation (now "
+                f"{self.validation:g}), add pictures, or leave it out"
             )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:

@@ -105,7 +105,7 @@ def detecting_task(
             f"none of the {len(fitting)} pictures of {fitting.name} to learn from shows an object; a "
             "detector needs pictures with boxes, not of crowds alone"
         )
-    config.check_held_out(len(held_out))
+    config.check_held_out(sum((~objects.crowd).sum() for objects in held_out.objects), "objects")
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.fit.seed)

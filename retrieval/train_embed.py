@@ -81,7 +81,10 @@ def embedding_task(
     Raises as ``train_embed`` does.
     """
     _check_classes(config, fitting)
-    config.check_held_out(len(held_out))
+    if config.pairs == "views":
+        config.check_held_out(len(held_out), needed=2)
+    else:
+        config.check_held_out(len(np.unique(held_out.labels)), "classes", needed=2)
     if device.type == "cpu":
         keep_freed_memory()
     embedder = build_embedder(config, fitting.images).to(device)

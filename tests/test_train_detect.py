@@ -168,6 +168,8 @@ def test_crowds_are_no_objects_to_learn_from_or_to_watch(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
     detector = initial_detector(config_of(), data, print)
     assert validate(detector, crowded) == {}
+    with pytest.raises(ConfigError, match=r"too few objects among them \(0, and it needs 1\)"):
+        detecting_task(config_of(patience=1), data, crowded, CPU)
     assert validate(detector, dataclasses.replace(data, objects=(*crowds[1:], data.objects[0])))
 
 

@@ -173,6 +173,23 @@ def test_held_out_pictures_of_one_class_say_nothing() -> None:
     assert validate(embedder, one, config).keys() == {"effective_rank"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "held", "message"),
+    [
+        ({}, [0, 4, 8], r"too few classes among them \(1, and it needs 2\): raise --validation"),
+        ({}, [], r"too few classes among them \(0, and it needs 2\)"),
+        ({"pairs": "views", "views": 2}, [0], r"too few pictures among them \(1, and it needs 2\)"),
+    ],
+)
+def test_patience_needs_held_out_pictures_that_say_something(
+    settings: dict, held: list[int], message: str
+) -> None:
+    data, config = stripes(80), TrainEmbedConfig().with_values({**SMALL, "patience": 1, **settings})
+    with pytest.raises(ConfigError, match=message):
+        embedding_task(config, data, data.subset(np.array(held, int)), CPU)
+    embedding_task(config, data, data.subset(np.array([*held, 1, 2])), CPU)
+
+
 def test_validation_leaves_the_picture_itself_out() -> None:
     data = stripes(40)
     config = TrainEmbedConfig().with_values(SMALL)

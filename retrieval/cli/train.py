@@ -154,7 +154,7 @@ def _print_result(run: "Run", as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        told = "nothing was held out"
+        told = "nothing was held out, or one class alone"
         if best is not None:
             told = f"recall@1 {best:.3f} on held-out pictures"
         click.echo(f"{run.folder}: {told}")
