@@ -116,7 +116,7 @@ def _train(
         task,
         save_best=recorder.save_best,
         save_state=recorder.save_state,
-        started_with=[fitting.identity()],
+        started_with=[fitting.identity(), fitting.checksum()],
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )

@@ -57,7 +57,11 @@ def train_embed(
         task,
         save_best=recorder.save_best,
         save_state=recorder.save_state,
-        started_with=[train.identity(), _described(distance or config.embedder.distance)],
+        started_with=[
+            train.identity(),
+            _described(distance or config.embedder.distance),
+            train.checksum(),
+        ],
         on_step=on_step,
         on_epoch=on_epoch,
         watch=CollapseAlarm(on_warning, stop=config.stop_on_collapse),

@@ -366,3 +366,14 @@ def test_holdout_takes_a_share_of_each_class_and_nothing_twice() -> None:
     np.testing.assert_array_equal(again.images, held.images)
     assert not np.array_equal(data.holdout(0.2, seed=1)[1].images, held.images)
     assert len(data.holdout(0.0, seed=0)[1]) == 0
+
+
+def test_the_checksum_is_one_of_pixels_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_dataset("digits")
+    mapped = LabeledImages("x", MappedRows(data.images, np.arange(len(data))), data.labels, ("a",))
+    assert mapped.checksum() == data.checksum()
+    assert data.subset(np.arange(1441)).checksum() != data.checksum()
+    monkeypatch.setattr("retrieval.labeled_images.SUMMED", 3)
+    some = data.subset(np.array([0, 720, 1441]))
+    assert some.checksum() == data.checksum() != data.subset(np.array([0, 720, 1440])).checksum()
+    assert data.subset(np.empty(0, int)).checksum()

@@ -1,5 +1,6 @@
 """Training classifiers: it learns, resumes, mixes, weighs, folds, stops early, transfers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from retrieval.batches import ClassBatches
 from retrieval.class_loss import ClassLoss, class_weights, cross_entropy
 from retrieval.classifier import Classifier, classify_images
 from retrieval.config import ClassLossConfig
-from retrieval.errors import ConfigError, DataError
+from retrieval.errors import ConfigError, DataError, TrainingError
 from retrieval.labeled_images import LabeledImages
 from retrieval.layers import initialise
 from retrieval.network_files import load_classifier, load_embedder
@@ -113,6 +114,9 @@ def test_what_is_resumed_is_what_was_never_stopped_bit_for_bit(
     for number, step in enumerate((1, 3)):
         options = {"device": CPU, "resume": number > 0, "listener": Listener(on_step=StopAt(step))}
         assert not train_classify(config, data, run, **options)
+    changed = dataclasses.replace(data, images=255 - data.images)
+    with pytest.raises(TrainingError, match=r"the checksum \w{8} of the pictures"):
+        train_classify(config, changed, run, device=CPU, resume=True)
     assert train_classify(config, data, run, device=CPU, resume=True)
     one, other = (load_classifier(tmp_path / n).state_dict() for n in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -263,6 +263,21 @@ def test_a_run_is_resumed_with_the_pictures_that_it_was_started_with(tmp_path: P
     assert train_embed(config, data, Run(tmp_path), device=CPU, resume=True)
 
 
+def test_a_run_is_not_resumed_with_pictures_that_have_changed(tmp_path: Path) -> None:
+    data = stripes(80)
+    config, run = begin(tmp_path, data), Run(tmp_path)
+    changed = dataclasses.replace(data, images=data.images.copy())
+    changed.images[79, 3, 4, 1] ^= 1
+    with pytest.raises(
+        TrainingError, match=r"started with the checksum \w{8} of the pictures, and"
+    ):
+        train_embed(config, changed, run, device=CPU, resume=True)
+    # States that were saved before there were checksums are gone on from.
+    state = run.load_state()
+    run.save_state({**state, "started_with": state["started_with"][:2]})
+    assert train_embed(config, changed, run, device=CPU, resume=True)
+
+
 def test_a_run_is_resumed_with_its_own_distance(tmp_path: Path) -> None:
     def cubed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x - y).abs().pow(3).sum(-1)
