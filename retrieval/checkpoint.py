@@ -77,8 +77,19 @@ class Run(Generic[C]):
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(self.folder / "last.pt", buffer.getvalue())
+        self._save_history(state)
+
+    def _save_history(self, state: dict[str, Any]) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in state["history"])
         write_atomically(self.folder / "metrics.jsonl", lines.encode())
+
+    def mend(self, state: dict[str, Any] | None) -> None:
+        """Undo what a kill may have left: files half written, figures that ``state`` is ahead of."""
+        for name in ("config.json", *KEPT):
+            for part in self.folder.glob(f".{name}.*.part"):
+                part.unlink(missing_ok=True)
+        if state is not None:
+            self._save_history(state)
 
     def load_state(self) -> dict[str, Any] | None:
         """What ``save_state`` wrote, or None where nothing is there yet.
@@ -108,7 +119,8 @@ class Recorder:
     """Keeps in the folder of a run what training makes.
 
     A run that is there already goes when the new one has something to keep: a mistake that shows in the
-    first steps must not cost it. With ``resume``, and in processes that keep nothing, nothing goes.
+    first steps must not cost it. With ``resume`` nothing goes, and the folder is brought to ``state``,
+    what ``load_state`` gave. A process that does not ``keep`` anything leaves the folder as it is.
     ``within`` keeps the run that this one is a part of, which begins with it.
     """
 
@@ -119,10 +131,14 @@ class Recorder:
         panels: Sequence[Any],
         *,
         resume: bool,
+        state: dict[str, Any] | None = None,
+        keep: bool = True,
         within: "Recorder | None" = None,
     ) -> None:
         self.run, self.config, self.panels, self.within = run, config, panels, within
-        self.begun = resume
+        self.begun = resume or not keep
+        if keep:
+            run.mend(state)
         if not run.exists and (within is None or within.begun):
             self._begin()
 

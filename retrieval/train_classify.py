@@ -77,7 +77,7 @@ def cross_validate(
     if not resume and processes.first:
         parts = train.fold(0, config.folds, config.fit.seed)
         classifying_task(config, *parts, device)  # a mistake must not make a run
-    whole = Recorder(run, config, CLASS_CURVES, resume=resume or not processes.first)
+    whole = Recorder(run, config, CLASS_CURVES, resume=resume, keep=processes.first)
     accuracies = []
     for number in range(config.folds):
         listener.on_fold(number)
@@ -110,7 +110,7 @@ def _train(
     state = run.load_state() if resume else None
     task = classifying_task(config, fitting, held_out, device, processes=processes)
     recorder = Recorder(
-        run, config, CLASS_CURVES, resume=resume or not processes.first, within=whole
+        run, config, CLASS_CURVES, resume=resume, state=state, keep=processes.first, within=whole
     )
     task = dataclasses.replace(
         task,

@@ -72,7 +72,7 @@ def train_detect(
     state = run.load_state() if resume else None
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
     task = detecting_task(config, fitting, held_out, device, listener.on_notice)
-    recorder = Recorder(run, config, DETECT_CURVES, resume=resume)
+    recorder = Recorder(run, config, DETECT_CURVES, resume=resume, state=state)
     task = dataclasses.replace(
         task,
         save_best=recorder.save_best,

@@ -52,7 +52,7 @@ def train_embed(
     state = run.load_state() if resume else None
     task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
     # Only now: a mistake in the configuration must not cost the run that is there.
-    recorder = Recorder(run, config, EMBED_CURVES, resume=resume or not processes.first)
+    recorder = Recorder(run, config, EMBED_CURVES, resume=resume, state=state, keep=processes.first)
     task = dataclasses.replace(
         task,
         save_best=recorder.save_best,

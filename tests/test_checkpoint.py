@@ -147,6 +147,17 @@ def test_a_run_goes_when_the_next_has_something_to_keep(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_process_that_keeps_nothing_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
+    """Another one may be writing there."""
+    (tmp_path / ".last.pt.x.part").write_bytes(b"half")
+    state = {"step": 0, "history": []}
+    for resume in (False, True):
+        Recorder(
+            Run(tmp_path), TrainEmbedConfig(), EMBED_CURVES, resume=resume, state=state, keep=False
+        )
+        assert [path.name for path in tmp_path.iterdir()] == [".last.pt.x.part"]
+
+
 def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with pytest.raises(CheckpointError, match="not a run folder"):

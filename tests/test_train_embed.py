@@ -278,6 +278,24 @@ def test_a_run_is_not_resumed_with_pictures_that_have_changed(tmp_path: Path) ->
     assert train_embed(config, changed, run, device=CPU, resume=True)
 
 
+@pytest.mark.parametrize("left", [None, '{"epoch": 1}\n'])
+def test_a_run_that_was_killed_while_it_saved_is_whole_when_it_is_resumed(
+    tmp_path: Path, left: str | None
+) -> None:
+    history = train(tmp_path, stripes(80), epochs=2)
+    (tmp_path / "metrics.jsonl").unlink()
+    if left is not None:
+        (tmp_path / "metrics.jsonl").write_text(left)
+    before = {path.name for path in tmp_path.iterdir()} | {"metrics.jsonl", ".note.part"}
+    for name in (".last.pt.x1_.part", ".model.safetensors.y.part", ".note.part"):
+        (tmp_path / name).write_bytes(b"half")
+    run = Run(tmp_path)
+    assert train_embed(run.config(), stripes(80), run, device=CPU, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history
+
+
 def test_a_run_is_resumed_with_its_own_distance(tmp_path: Path) -> None:
     def cubed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x - y).abs().pow(3).sum(-1)
