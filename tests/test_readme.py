@@ -20,7 +20,7 @@ QUICK = ["--epochs", "1", "--batch-size", "12", "--validation", "0.2"]
 def make_flowers(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("flowers/train", "flowers/test", "more", "photos"):
-        for label in ("rose", "tulip"):
+        for label in ("aster", "rose", "tulip"):
             for number in range(8):
                 file = folder / split / label / f"{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
