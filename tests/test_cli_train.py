@@ -31,6 +31,9 @@ def test_a_run_is_neither_replaced_nor_changed_by_accident(place: Path) -> None:
              place / "data"]  # fmt: skip
     assert "--resume to continue it, --overwrite" in run(*train, *TRAIN, code=1).output
     assert "options that it was started with" in run(*train, "--resume", "--lr", "9", code=1).output
+    for preset in ("best", "default"):
+        given = ["--resume", "--preset", preset, "--seed", "0"]
+        assert "leave out --preset, --seed" in run(*train[:1], *train[3:], *given, code=1).stderr
     before = (place / "run" / "model.safetensors").read_bytes()
     run("train-embed", "--out", place / "run", "--resume", "--data-dir", place / "data")
     assert (place / "run" / "model.safetensors").read_bytes() == before

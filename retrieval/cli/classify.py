@@ -58,7 +58,7 @@ views_option = click.option(
 @device_option
 @json_option
 def train_classify(
-    preset: str,
+    preset: str | None,
     out: Path | None,
     data_dir: Path | None,
     resume: bool,
@@ -91,7 +91,7 @@ def train_classify(
     run = run_at(out or Path("runs") / f"classify-{Path(dataset).name or 'pictures'}")
     suiting = suited(TrainClassifyConfig(), preset, values, CLASSIFY_SETTINGS)
     keeps_nothing = dry_run and not resume
-    config, size = configuration(run, values, suiting, resume, overwrite or keeps_nothing)
+    config, size = configuration(run, values, suiting, resume, overwrite or keeps_nothing, preset)
     into = "to keep nothing" if dry_run else f"into {run.folder}"
     data, chosen, tell = begin(config, device, data_dir, size, into)
     config = config.with_values({"image_size": data.images.shape[1]})

@@ -25,11 +25,9 @@ MEASURED = ("mean", "std")
 preset_option = click.option(
     "--preset",
     type=click.Choice(sorted(PRESETS)),
-    default="default",
-    show_default=True,
     help="A set of choices: fast and default learn small pictures, such as CIFAR-10's, from nothing; "
     "best goes on from efficientnet-lite0, the model in the box, for hours on a processor. Options "
-    "that are given take precedence.",
+    "that are given take precedence.  [default: default]",
 )
 data_dir_option = click.option(
     "--data-dir",
@@ -48,7 +46,7 @@ overwrite_option = click.option(
 
 def suited(
     config: TrainConfig,
-    preset: str,
+    preset: str | None,
     values: Mapping[str, Any],
     backbone_settings: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def suited(
     Raises ConfigError where ``values`` name another network than the preset.
     """
     dataset = DATASET_SETTINGS.get(values.get("dataset", config.dataset), {})
-    chosen = _chosen(preset, values)
+    chosen = _chosen(preset or "default", values)
     weights = values.get("weights", chosen.get("weights"))
     going_on = continued({**values, "weights": weights})
     backbone = values.get("backbone", going_on.get("backbone", config.network.backbone))
@@ -124,19 +122,22 @@ def configuration(
     suiting: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
+    preset: str | None = None,
 ) -> tuple[T, int | None]:
     """The configuration of the run, and the side of its pictures where one was chosen.
 
-    The ``values`` given take precedence over those ``suiting``.
+    The ``values`` given take precedence over those ``suiting``. Raises ConfigError where a run that is
+    resumed is given others, or a preset, and where there is a run that is neither resumed nor replaced.
     """
     from retrieval.errors import ConfigError
 
     if resume:
         config = run.config()
-        if values and config.with_values(values) != config:
+        if preset or config.with_values(values) != config:
+            named = [*(["preset"] if preset else []), *values]
             raise ConfigError(
                 f"--resume continues {run.folder} with the options that it was started with; leave "
-                f"out {', '.join('--' + name.replace('_', '-') for name in values)}"
+                f"out {', '.join('--' + name.replace('_', '-') for name in named)}"
             )
         return config, config.network.image_size
     if run.exists and not overwrite:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def train_embed(
-    preset: str,
+    preset: str | None,
     out: Path | None,
     data_dir: Path | None,
     resume: bool,
@@ -89,7 +89,7 @@ def train_embed(
     run: Run[TrainEmbedConfig] = Run(folder)
     keeps_nothing = dry_run and not resume
     suiting = suited(TrainEmbedConfig(), preset, values, BACKBONE_SETTINGS)
-    config, size = configuration(run, values, suiting, resume, overwrite or keeps_nothing)
+    config, size = configuration(run, values, suiting, resume, overwrite or keeps_nothing, preset)
     into = "to keep nothing" if dry_run else f"into {run.folder}"
     data, chosen, tell = begin(config, device, data_dir, size, into)
     config = config.with_values({"image_size": data.images.shape[1]})
