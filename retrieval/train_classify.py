@@ -108,7 +108,7 @@ def _train(
 ) -> bool:
     processes = Processes.join(device)
     state = run.load_state() if resume else None
-    task = classifying_task(config, fitting, held_out, device, processes=processes)
+    task = classifying_task(config, fitting, held_out, device, processes=processes, state=state)
     recorder = Recorder(
         run, config, CLASS_CURVES, resume=resume, state=state, keep=processes.first, within=whole
     )
@@ -132,17 +132,18 @@ def classifying_task(
     device: torch.device,
     *,
     processes: Processes | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Task:
     """Network, loss, batches and validation of a run that keeps nothing yet.
 
-    Raises as ``train_classify`` does.
+    ``state`` is what the run will go on from, if it is resumed. Raises as ``train_classify`` does.
     """
     _check_classes(fitting)
     config.check_held_out(len(held_out))
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.fit.seed)
-    classifier = build_classifier(config, fitting).to(device)
+    classifier = build_classifier(config, fitting, state).to(device)
     classifier = classifier.to(memory_format=torch.channels_last)
     processes = processes or Processes()
     processes.share_batch_norm(classifier)
@@ -160,20 +161,28 @@ def classifying_task(
         head=(classifier.head,),
         head_lr=config.fit.head_lr or 1.0,
         processes=processes,
+        spec=classifier.spec.to_dict(),
     )
 
 
-def build_classifier(config: TrainClassifyConfig, data: LabeledImages) -> Classifier:
-    """An untrained classifier, or one that begins with the weights that ``config`` names."""
+def build_classifier(
+    config: TrainClassifyConfig, data: LabeledImages, state: dict[str, Any] | None = None
+) -> Classifier:
+    """An untrained classifier, or one that begins with the weights that ``config`` names.
+
+    One that a saved ``state`` will be loaded into begins without those weights.
+    """
     spec = dataclasses.replace(
         config.classifier, image_size=data.images.shape[1], classes=data.classes
     )
     if config.init != "network" and config.weights is not None:
         raise ConfigError(f"--init {config.init} would undo --weights {config.weights}; give one")
-    classifier, trained = initial_network(Classifier, spec, config, data.images, config.fit.seed)
+    classifier, trained = initial_network(
+        Classifier, spec, config, data.images, config.fit.seed, state
+    )
     if config.init != "network":
         initialise(classifier, config.init)
-    if config.reuse_classes:
+    if config.reuse_classes and state is None:
         if not isinstance(trained, Classifier):
             raise ConfigError("--reuse-classes needs --from a classifier of ours")
         reuse_classes(classifier, trained)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def train_detect(
         raise ConfigError("train-detect trains in one process; start it without torchrun")
     state = run.load_state() if resume else None
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
-    task = detecting_task(config, fitting, held_out, device, listener.on_notice)
+    task = detecting_task(config, fitting, held_out, device, listener.on_notice, state)
     recorder = Recorder(run, config, DETECT_CURVES, resume=resume, state=state)
     task = dataclasses.replace(
         task,
@@ -95,10 +95,11 @@ def detecting_task(
     held_out: BoxedPictures,
     device: torch.device,
     on_notice: Callable[[str], None] = lambda text: None,
+    state: dict[str, Any] | None = None,
 ) -> Task:
     """Network, losses, batches and validation of a run that keeps nothing yet.
 
-    Raises as ``train_detect`` does.
+    ``state`` is what the run will go on from, if it is resumed. Raises as ``train_detect`` does.
     """
     if not any((~objects.crowd).any() for objects in fitting.objects):
         raise DataError(
@@ -109,7 +110,7 @@ def detecting_task(
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.fit.seed)
-    detector = initial_detector(config, fitting, on_notice).to(device)
+    detector = initial_detector(config, fitting, on_notice, state).to(device)
     detector = detector.to(memory_format=torch.channels_last)
     detector.freeze([n for n in config.freeze.split(",") if n], config.freeze_batch_norm)
     trunk = set(detector.backbone.modules())
@@ -128,21 +129,27 @@ def detecting_task(
         save_state=lambda state: None,
         head=tuple(heads),
         head_lr=config.fit.head_lr or 1.0,
+        spec=detector.spec.to_dict(),
     )
 
 
 def initial_detector(
-    config: TrainDetectConfig, data: BoxedPictures, on_notice: Callable[[str], None]
+    config: TrainDetectConfig,
+    data: BoxedPictures,
+    on_notice: Callable[[str], None],
+    state: dict[str, Any] | None = None,
 ) -> Detector:
     """An untrained detector, or one that begins with the weights that ``config`` names.
 
     From a detector of the same model all weights are taken whose name and shape are the same;
     ``on_notice`` is told of those that are not. The rows of classes, so, begin anew where the number of
-    classes has changed.
+    classes has changed. A detector that a saved ``state`` will be loaded into begins without them.
     """
     spec = dataclasses.replace(config.detector, classes=data.classes)
     sample = _look_sample(data, spec.image_size, config.fit.seed)
-    detector, trained = initial_network(build_detector, spec, config, sample, config.fit.seed)
+    detector, trained = initial_network(
+        build_detector, spec, config, sample, config.fit.seed, state
+    )
     if isinstance(trained, Detector) and trained.spec.model == spec.model:
         left = take_weights(detector, trained)
         if left:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,9 @@ def train_embed(
     fitting, held_out = train.holdout(config.validation, config.fit.seed)
     processes = Processes.join(device)
     state = run.load_state() if resume else None
-    task = embedding_task(config, fitting, held_out, device, distance=distance, processes=processes)
+    task = embedding_task(
+        config, fitting, held_out, device, distance=distance, processes=processes, state=state
+    )
     # Only now: a mistake in the configuration must not cost the run that is there.
     recorder = Recorder(run, config, EMBED_CURVES, resume=resume, state=state, keep=processes.first)
     task = dataclasses.replace(
@@ -79,10 +82,11 @@ def embedding_task(
     *,
     distance: Distance | None = None,
     processes: Processes | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Task:
     """Network, loss, batches and validation of a run that keeps nothing yet.
 
-    Raises as ``train_embed`` does.
+    ``state`` is what the run will go on from, if it is resumed. Raises as ``train_embed`` does.
     """
     _check_classes(config, fitting)
     if config.pairs == "views":
@@ -91,7 +95,7 @@ def embedding_task(
         config.check_held_out(len(np.unique(held_out.labels)), "classes", needed=2)
     if device.type == "cpu":
         keep_freed_memory()
-    embedder = build_embedder(config, fitting.images).to(device)
+    embedder = build_embedder(config, fitting.images, state).to(device)
     embedder = embedder.to(memory_format=torch.channels_last)
     processes = processes or Processes()
     processes.share_batch_norm(embedder)
@@ -116,13 +120,17 @@ def embedding_task(
         head=(embedder.projection,),
         head_lr=config.fit.head_lr or 1.0,
         processes=processes,
+        spec=embedder.spec.to_dict(),
     )
 
 
-def build_embedder(config: TrainEmbedConfig, images: Rows) -> Embedder:
+def build_embedder(
+    config: TrainEmbedConfig, images: Rows, state: dict[str, Any] | None = None
+) -> Embedder:
     """An untrained embedder (or one from ``config.weights``) fitted to the look of these pictures.
 
-    Raises ConfigError where dropout is wanted of a backbone that has none.
+    One that a saved ``state`` will be loaded into begins without those weights. Raises ConfigError
+    where dropout is wanted of a backbone that has none.
     """
     if config.embedder.dropout and config.embedder.backbone not in WITH_DROPOUT:
         raise ConfigError(
@@ -131,7 +139,7 @@ def build_embedder(config: TrainEmbedConfig, images: Rows) -> Embedder:
         )
     mirror = config.embedder.mirror and config.augment.flip
     spec = dataclasses.replace(config.embedder, image_size=images.shape[1], mirror=mirror)
-    return initial_network(Embedder, spec, config, images, config.fit.seed)[0]
+    return initial_network(Embedder, spec, config, images, config.fit.seed, state)[0]
 
 
 def validate(

@@ -59,8 +59,8 @@ class Task:
     The parameters of ``head`` and of the loss learn at ``head_lr`` times the rate of the others. Of
     several ``processes`` each runs the module on its share of a batch; the first one validates and
     saves.
-    ``started_with`` says in words what a resumed run must be given again; ``watch`` gets the figures of
-    each step.
+    ``started_with`` says in words what a resumed run must be given again; ``spec`` is what the module
+    is apart from its weights, kept with the state; ``watch`` gets the figures of each step.
     """
 
     module: nn.Module
@@ -74,6 +74,7 @@ class Task:
     head_lr: float = 1.0
     processes: Processes = dataclasses.field(default_factory=Processes)
     started_with: list[str] = dataclasses.field(default_factory=list)
+    spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     watch: Watch | None = None
     on_step: Callable[[int, int], None] = lambda done, total: None
     on_epoch: Callable[[dict[str, float]], None] = lambda record: None
@@ -141,6 +142,7 @@ class _Progress:
             "average": self.average.state_dict() if self.average else None,
             "watch": self.task.watch.state_dict() if self.task.watch else None,
             "started_with": self.task.started_with,
+            "spec": self.task.spec,
             "steps": self.task.batches.steps,
             "epoch": self.epoch,
             "step": self.step,

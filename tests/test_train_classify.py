@@ -91,12 +91,22 @@ def test_every_option_trains(tmp_path: Path, settings: dict) -> None:
     load_classifier(tmp_path)
 
 
-@pytest.mark.parametrize("settings", [{"backbone": "nin"}, {"cutmix": 1.0, "mixup": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": "nin"}, {"cutmix": 1.0, "mixup": 0.2},
+        {"weights": "first", "reuse_classes": True},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_what_is_resumed_is_what_was_never_stopped_bit_for_bit(
     tmp_path: Path, settings: dict
 ) -> None:
     settings = {"epochs": 3, "lr": 0.01, **settings}  # nin has dropout
     settings |= {"width_factor": 0.05} if "backbone" in settings else {}
+    if "weights" in settings:
+        train(tmp_path / "first", stripes(40), epochs=1)
+        settings["weights"] = str(tmp_path / "first")
     config, data = config_of(**settings), stripes(80)
     train(tmp_path / "whole", data, **settings)
 
@@ -114,6 +124,7 @@ def test_what_is_resumed_is_what_was_never_stopped_bit_for_bit(
     for number, step in enumerate((1, 3)):
         options = {"device": CPU, "resume": number > 0, "listener": Listener(on_step=StopAt(step))}
         assert not train_classify(config, data, run, **options)
+        (tmp_path / "first" / "model.safetensors").unlink(missing_ok=True)  # all is in the state
     changed = dataclasses.replace(data, images=255 - data.images)
     with pytest.raises(TrainingError, match=r"the checksum \w{8} of the pictures"):
         train_classify(config, changed, run, device=CPU, resume=True)

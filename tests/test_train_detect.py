@@ -70,11 +70,15 @@ def test_a_run_learns_and_keeps_what_it_says(tmp_path: Path) -> None:
     assert detector.shown == 21  # what ``complete`` was given
 
 
+@pytest.mark.parametrize("given", [False, True])
 def test_an_interrupted_run_ends_bit_for_bit_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
 ) -> None:
     monkeypatch.setattr("retrieval.checkpoint.training_curves", lambda *_: None)
-    data, config = squares(24), config_of()
+    file = tmp_path / "given.safetensors"
+    spec = DetectorSpec(backbone="lenet", batch_norm=True, image_size=64, mean=(0.1, 0.2, 0.3))
+    save_network(OneCell(dataclasses.replace(spec, classes=("red", "blue"))), file)
+    data, config = squares(24), config_of(weights=str(file) if given else None)
     whole, parts = run_at(tmp_path / "whole"), run_at(tmp_path / "parts")
     train_detect(config, data, whole, device=CPU)
 
@@ -84,6 +88,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_if_it_had_not_been(
 
     listener = Listener(on_step=interrupt)
     assert not train_detect(config, data, parts, device=CPU, listener=listener)
+    file.unlink()  # all is in the state
     assert not train_detect(config, data, parts, device=CPU, resume=True, listener=listener)
     assert train_detect(config, data, parts, device=CPU, resume=True)
     one, other = weights_of(whole.folder), weights_of(parts.folder)

@@ -239,9 +239,11 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
         train(tmp_path, stripes(80), freeze="layer9")
 
 
-def begin(folder: Path, data: LabeledImages, **options) -> TrainEmbedConfig:
-    """A run of three epochs of random triplets that is stopped after its first step."""
-    settings = {**SMALL, "epochs": 3, "validation": 0.0}
+def begin(
+    folder: Path, data: LabeledImages, weights: str | None = None, **options
+) -> TrainEmbedConfig:
+    """A run of three epochs that is stopped after its first step."""
+    settings = {**SMALL, "epochs": 3, "validation": 0.0, "weights": weights}
     config = TrainEmbedConfig().with_values(settings)
     stop = lambda done, total: done == 1 and signal.raise_signal(signal.SIGINT)  # noqa: E731
     assert not train_embed(config, data, Run(folder), device=CPU, on_step=stop, **options)
@@ -305,6 +307,23 @@ def test_a_run_is_resumed_with_its_own_distance(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"a distance function of one's own.*the distance l2"):
         train_embed(config, data, Run(tmp_path), device=CPU, resume=True)
     assert train_embed(config, data, Run(tmp_path), device=CPU, resume=True, distance=cubed)
+
+
+@pytest.mark.parametrize("out", ["first", "second"])
+def test_a_resumed_run_needs_nothing_of_the_run_that_it_came_from(tmp_path: Path, out: str) -> None:
+    """Be it gone, or be it the very run that goes on from itself."""
+    dark, data, first = stripes(80), stripes(80), tmp_path / "first"
+    dark = dataclasses.replace(dark, images=dark.images // 2)
+    train(first, dark, epochs=1, width=16)
+    train(tmp_path / "whole", data, epochs=3, validation=0.0, weights=str(first))
+    config = begin(tmp_path / out, data, str(first))
+    (first / "model.safetensors").unlink(missing_ok=True)
+    assert train_embed(config, data, Run(tmp_path / out), device=CPU, resume=True)
+    whole, resumed = load_embedder(tmp_path / "whole"), load_embedder(tmp_path / out)
+    assert resumed.spec == whole.spec
+    assert resumed.spec.width == 16
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_a_mistake_does_not_cost_the_run_that_is_there(tmp_path: Path) -> None:
