@@ -132,9 +132,9 @@ def evaluate_retrieval(
         )
     if len(np.unique(gallery_labels)) < 2:
         raise DataError(
-            f"all {len(gallery)} pictures of the gallery are of one class, {names[gallery_labels[0]]}, "
-            "so that every answer is right and nothing is measured; add pictures of other classes, "
-            "each class in a folder of its own"
+            f"all {len(gallery)} pictures that are searched are of one class, "
+            f"{names[gallery_labels[0]]}, so that every answer is right and nothing is measured; add "
+            "pictures of other classes, each class in a folder of its own"
         )
     queries = ranker.prepared(queries)
     columns = [f"recall@{k}" for k in ks] + [f"precision@{k}" for k in ks]

@@ -273,7 +273,7 @@ def test_the_report_prints_and_is_json() -> None:
         ({"query_labels": np.array([7, 8])}, "none of 2 queries"),
         (
             {"query_labels": np.array([4, 4]), "gallery_labels": np.array([4, 4])},
-            "all 2 pictures of the gallery are of one class, 4, so that every answer is right",
+            "all 2 pictures that are searched are of one class, 4, so that every answer is right",
         ),
         ({"queries": np.zeros((0, 3)), "query_labels": np.zeros(0, int)}, "none of 0 queries"),
         ({"gallery": np.zeros((0, 3)), "gallery_labels": np.zeros(0, int)}, "among the 0"),
