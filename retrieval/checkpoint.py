@@ -12,11 +12,12 @@ import dataclasses
 import io
 import json
 import shutil
+import time
 import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -31,6 +32,8 @@ from retrieval.settings import Checked
 
 FOLDS_FILE = "folds.json"
 """What cross-validation found; beside it stand the runs of its folds, fold-1, fold-2, …"""
+DRAW_EVERY_SECONDS = 10.0
+"""Drawing takes a third of a second, as long as many epochs of a small run."""
 KEPT = (MODEL_FILE, "last.pt", "metrics.jsonl", "curves.png", FOLDS_FILE)
 """What a run leaves in its folder beside the configuration."""
 C = TypeVar("C", bound=Checked)
@@ -121,7 +124,8 @@ class Recorder:
     A run that is there already goes when the new one has something to keep: a mistake that shows in the
     first steps must not cost it. With ``resume`` nothing goes, and the folder is brought to ``state``,
     what ``load_state`` gave. A process that does not ``keep`` anything leaves the folder as it is.
-    ``within`` keeps the run that this one is a part of, which begins with it.
+    ``within`` keeps the run that this one is a part of, which begins with it. Used in a ``with``
+    statement it draws the curves now and then, and when the statement ends.
     """
 
     def __init__(
@@ -137,10 +141,18 @@ class Recorder:
     ) -> None:
         self.run, self.config, self.panels, self.within = run, config, panels, within
         self.begun = resume or not keep
+        self.undrawn: list[dict[str, float]] = []
+        self.drawn_at = time.monotonic()
         if keep:
             run.mend(state)
         if not run.exists and (within is None or within.begun):
             self._begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._draw()
 
     def save_best(self, network: nn.Module) -> None:
         """Keep the best network so far."""
@@ -152,7 +164,14 @@ class Recorder:
         self._begin()
         self.run.save_state(state)
         if state["step"] == 0:  # within an epoch there is nothing new to draw
-            training_curves(state["history"], self.run.folder / "curves.png", self.panels)
+            self.undrawn = state["history"]
+        if time.monotonic() - self.drawn_at > DRAW_EVERY_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self.undrawn:
+            training_curves(self.undrawn, self.run.folder / "curves.png", self.panels)
+        self.undrawn, self.drawn_at = [], time.monotonic()
 
     def _begin(self) -> None:
         if not self.begun:

@@ -120,7 +120,8 @@ def _train(
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )
-    finished = fit(task, config.fit, state)
+    with recorder:
+        finished = fit(task, config.fit, state)
     processes.wait()  # the first one may still be saving what the others will read
     return finished
 

@@ -81,7 +81,9 @@ def train_detect(
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )
-    if not fit(task, config.fit, state):
+    with recorder:
+        finished = fit(task, config.fit, state)
+    if not finished:
         return False
     detector = load_detector(run.folder).to(device)
     detector.complete(fitting, listener.on_completed)

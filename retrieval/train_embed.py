@@ -69,7 +69,8 @@ def train_embed(
         on_epoch=on_epoch,
         watch=CollapseAlarm(on_warning, stop=config.stop_on_collapse),
     )
-    finished = fit(task, config.fit, state)
+    with recorder:
+        finished = fit(task, config.fit, state)
     processes.wait()  # the first one may still be saving what the others will read
     return finished
 

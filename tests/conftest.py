@@ -1,5 +1,14 @@
-"""One thread each for the small sums of the tests: two would only wait for each other."""
+"""What tests share. One thread each for their small sums: two would only wait for each other."""
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def draw_no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing curves takes most of the time of a tiny run; tests of a whole run look at them."""
+    if "whole_run" not in request.node.name:
+        monkeypatch.setattr("retrieval.checkpoint.training_curves", lambda *_: None)

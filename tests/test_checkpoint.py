@@ -143,8 +143,28 @@ def test_a_run_goes_when_the_next_has_something_to_keep(tmp_path: Path) -> None:
     recorder.save_state({"step": 0, "history": []})  # goes once
     Recorder(run, other, EMBED_CURVES, resume=True).save_state({"step": 1, "history": []})
     assert {p.name for p in tmp_path.iterdir()} == {
-        "config.json", "model.safetensors", "last.pt", "metrics.jsonl", "curves.png",
+        "config.json", "model.safetensors", "last.pt", "metrics.jsonl",
     }  # fmt: skip
+
+
+def test_curves_are_drawn_now_and_then_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, clock = [], [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "retrieval.checkpoint.training_curves", lambda records, *_: drawn.append(len(records))
+    )
+    saved = [(4, 0, 1), (9, 0, 2), (11, 0, 3), (15, 7, 3), (20, 0, 4), (22, 3, 4), (23, 0, 5)]
+    with Recorder(Run(tmp_path), TrainEmbedConfig(), EMBED_CURVES, resume=False) as recorder:
+        for seconds, step, epochs in saved:
+            clock[0] = seconds
+            recorder.save_state({"step": step, "history": [{}] * epochs})
+        assert drawn == [3, 4]
+    assert drawn == [3, 4, 5]
+    with recorder:  # nothing is new
+        pass
+    assert drawn == [3, 4, 5]
 
 
 def test_a_process_that_keeps_nothing_leaves_the_folder_as_it_is(tmp_path: Path) -> None:

@@ -40,11 +40,7 @@ SMALL = {
 PLAIN = {"backbone": "softmax", "optimizer": "adamw", "lr": 0.01, "averaging": "none"}
 
 
-@pytest.fixture(autouse=True)
-def draw_no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of curves take most of the time of a tiny run; one test looks at them."""
-    if "whole_run" not in request.node.name:
-        monkeypatch.setattr("retrieval.checkpoint.training_curves", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("draw_no_curves")
 
 
 def config_of(**settings: object) -> TrainClassifyConfig:

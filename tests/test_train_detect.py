@@ -28,7 +28,7 @@ from retrieval.train_detect import (
 )
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_cell")
+pytestmark = pytest.mark.usefixtures("one_cell", "draw_no_curves")
 
 
 def config_of(**values: object) -> TrainDetectConfig:
@@ -44,7 +44,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_detector(folder).state_dict()
 
 
-def test_a_run_learns_and_keeps_what_it_says(tmp_path: Path) -> None:
+def test_a_whole_run_learns_and_keeps_what_it_says(tmp_path: Path) -> None:
     run, records = run_at(tmp_path / "run"), []
     data = squares(28, empty=4)
     listener = Listener(on_epoch=records.append)
@@ -74,7 +74,6 @@ def test_a_run_learns_and_keeps_what_it_says(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_bit_for_bit_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
 ) -> None:
-    monkeypatch.setattr("retrieval.checkpoint.training_curves", lambda *_: None)
     file = tmp_path / "given.safetensors"
     spec = DetectorSpec(backbone="lenet", batch_norm=True, image_size=64, mean=(0.1, 0.2, 0.3))
     save_network(OneCell(dataclasses.replace(spec, classes=("red", "blue"))), file)

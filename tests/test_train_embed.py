@@ -22,6 +22,7 @@ from retrieval.train_embed import (
     validate,
 )
 
+pytestmark = pytest.mark.usefixtures("draw_no_curves")
 CPU = torch.device("cpu")
 SMALL = {
     "dataset": "made up", "width": 8, "embedding_dim": 8, "epochs": 12, "batch_size": 32,
