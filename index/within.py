@@ -1,12 +1,13 @@
 """All vectors within a distance: exact, block by block, in bounded memory."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import faiss
 import numpy as np
 
 from index.errors import VectorError
+from index.exact_search import Blocks
 from index.neighbors import pair_distances
 
 TILE = 2**22
@@ -16,8 +17,6 @@ SCORED_PAIRS = 2**15
 """Pairs whose true distance is computed together."""
 ROUNDING = 2.0**-24
 """Of one float32 operation, relative."""
-
-Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,6 +150,8 @@ def _csv_lines(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             lines = [(reader.line_num, cells) for cells in reader if cells]
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} is not a CSV file in UTF-8: {error}") from error
     if not lines:

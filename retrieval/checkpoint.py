@@ -75,6 +75,17 @@ class Run(Generic[C]):
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{file} is not a configuration of ours: {error}") from error
 
+    def history(self) -> list[dict[str, float]]:
+        """The figures of each epoch that has ended."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def best(self, score: str) -> dict[str, float] | None:
+        """The figures of the epoch whose network is kept; None where there was no such ``score``."""
+        measured = [record for record in self.history() if score in record]
+        # Of equal ones ``fit`` keeps the last.
+        return max(reversed(measured), key=lambda record: record[score], default=None)
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace last.pt and metrics.jsonl by what ``state`` holds."""
         buffer = io.BytesIO()

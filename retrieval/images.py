@@ -1,4 +1,4 @@
-"""Pictures: finding them, and reading them safely as upright RGB.
+"""Pictures, read safely as upright RGB.
 
 Training, building and asking all read through ``read_image``, so that the same file always gives the
 same pixels. A file is decoded only if its header promises at most MAX_PIXELS; a picture at that limit
@@ -7,8 +7,6 @@ needs about 0.5 GiB while it is read.
 
 import hashlib
 import io
-import itertools
-import os
 import struct
 import warnings
 from collections import deque
@@ -21,17 +19,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from index.parts import Box
-from retrieval.errors import DataError, ImageError
+from retrieval.errors import ImageError
 
 MAX_PIXELS = 64_000_000
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"]
-EXTENSIONS = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib"),
-        *("tif", "tiff", "avif", "heic", "heif", "ppm", "pgm", "pbm", "pnm"),
-    )
-)
 LOOK_AHEAD = 64
 """Pictures that ``read_images`` decodes ahead of what was asked for."""
 TURNS = {
@@ -52,46 +43,6 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 Source = Path | str | bytes | BinaryIO
 T = TypeVar("T")
-
-
-def find_images(sources: Iterable[Path | str]) -> list[Path]:
-    """The picture files among ``sources``: files as given, folders with all below them, sorted.
-
-    A file that is named is taken whatever its extension; in folders the extension decides, in any
-    letter case. Hidden files and folders are passed over; links to folders are not followed, so that
-    a loop of links ends. Raises DataError for a source that does not exist, or a folder that cannot be
-    listed.
-    """
-    found: dict[Path, None] = {}
-    for source in map(Path, sources):
-        if source.is_dir():
-            found.update(dict.fromkeys(_walk(source)))
-        elif os.path.lexists(source):
-            found[source] = None
-        else:
-            raise DataError(f"there is no file or folder {source}")
-    return list(found)
-
-
-def holds_pictures(folder: Path) -> bool:
-    """Whether ``find_images`` finds any below a folder. Raises DataError as it does."""
-    return next(_walk(folder), None) is not None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Those that ``find_images`` finds in a folder itself, not below. Raises DataError as it does."""
-    return list(itertools.takewhile(lambda file: file.parent == folder, _walk(folder)))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from error
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(place) / name
 
 
 def read_image(source: Source, size: int | None = None, box: Box | None = None) -> np.ndarray:
@@ -159,7 +110,7 @@ def software_of(source: Source) -> Any:
 
 
 def format_suffix(path: Path) -> str:
-    """What names of files of the picture's format end in, such as .png; it is one of EXTENSIONS.
+    """What names of files of the picture's format end in, such as .png; it is one of ``EXTENSIONS``.
 
     Raises ImageError with the reason for what is not such a picture.
     """

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from index.database import DATABASE
 from retrieval.errors import ConfigError, ImageError
-from retrieval.images import EXTENSIONS, software_of
+from retrieval.images import software_of
+from retrieval.picture_files import EXTENSIONS
 
 SOFTWARE = "retrieval"
 """The mark that pictures of our making carry: what they name as the software that wrote them."""

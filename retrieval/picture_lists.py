@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
-from retrieval.images import find_images, holds_pictures, images_in
+from retrieval.picture_files import find_images, holds_pictures, images_in
 
 TEST_PARTS = ("test", "val", "valid", "validation")
 """What data sets call the part to measure with; the first of them that is there is taken."""

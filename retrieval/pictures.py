@@ -8,7 +8,7 @@ from typing import Any
 
 from retrieval.csv_rows import csv_rows
 from retrieval.errors import DataError
-from retrieval.images import find_images
+from retrieval.picture_files import find_images
 
 Mark = tuple[int, int]
 """Size and time of change (ns) of a file, by which it is known to be unchanged."""

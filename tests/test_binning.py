@@ -134,6 +134,12 @@ def test_files_that_cannot_be_used(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    for name in ("gone.csv", "gone.npy"):
+        with pytest.raises(DataError, match=rf"{name} .*No such file"):
+            read_table(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "values",
     [np.array(["a"]), np.zeros((2, 2, 2)), np.zeros((0, 2)), np.float32(3), np.array([1, np.nan])],

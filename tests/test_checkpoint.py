@@ -147,6 +147,18 @@ def test_a_run_goes_when_the_next_has_something_to_keep(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_best_epoch_is_the_last_of_the_best_that_were_measured(tmp_path: Path) -> None:
+    run, figures = Run(tmp_path), [0.5, None, 0.7, 0.7, 0.6]
+    history = [{"epoch": n} | ({} if x is None else {"score": x}) for n, x in enumerate(figures, 1)]
+    run.save_state({"history": history})
+    assert run.history() == history
+    assert run.best("score") == {"epoch": 4, "score": 0.7}
+    assert run.best("other") is None
+    run.save_state({"history": []})
+    assert run.history() == []
+    assert run.best("score") is None
+
+
 def test_curves_are_drawn_now_and_then_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

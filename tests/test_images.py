@@ -10,15 +10,14 @@ from PIL import Image
 
 from retrieval.errors import DataError, ImageError
 from retrieval.images import (
-    EXTENSIONS,
     FORMATS,
     content_hash,
-    find_images,
     format_suffix,
     read_image,
     read_images,
     upright_size,
 )
+from retrieval.picture_files import EXTENSIONS, find_images
 
 
 @pytest.fixture(scope="module")

@@ -143,8 +143,8 @@ def _photos(
 ) -> Asked:
     import torch
 
-    from retrieval.images import find_images
     from retrieval.object_embedding import object_questions
+    from retrieval.picture_files import find_images
     from retrieval.questions import photo_questions
 
     photos = [

@@ -140,12 +140,8 @@ def _train(
 
 
 def _best(run: "ClassifierRun") -> dict[str, Any]:
-    import json
-
-    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    best = max((r["accuracy"] for r in records if "accuracy" in r), default=None)
-    return {"epochs": len(records), "accuracy": best}
+    best = run.best("accuracy")
+    return {"epochs": len(run.history()), "accuracy": None if best is None else best["accuracy"]}
 
 
 def _print_result(run: "ClassifierRun", result: dict[str, Any], as_json: bool) -> None:

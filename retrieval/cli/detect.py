@@ -182,15 +182,10 @@ def epoch_line(record: dict[str, float], config: TrainDetectConfig) -> str:
 
 
 def _print_result(run: "DetectorRun", as_json: bool) -> None:
-    import json
-
-    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    measured = [r for r in records if "map_50" in r]
-    best = max(reversed(measured), key=lambda r: r["map_50"], default=None)  # fit keeps the last
+    best = run.best("map_50")
     if as_json:
         figures = {name: None if best is None else best[name] for name in ("map_50", "map")}
-        print_json({"run": str(run.folder), "epochs": len(records), **figures})
+        print_json({"run": str(run.folder), "epochs": len(run.history()), **figures})
         return
     told = "nothing was held out, or it shows no object"
     if best is not None:
@@ -254,9 +249,9 @@ def detect(
     from retrieval.detection.coco_detections import CocoDetections
     from retrieval.device import choose_device
     from retrieval.drawing import draw_objects
-    from retrieval.images import find_images
     from retrieval.object_finder import ObjectFinder
     from retrieval.outputs import check_outside_galleries
+    from retrieval.picture_files import find_images
     from retrieval.progress import Progress
     from retrieval.report import write_picture
 

@@ -145,18 +145,15 @@ def epoch_line(record: dict[str, float], config: TrainEmbedConfig) -> str:
 
 
 def _print_result(run: "Run", as_json: bool) -> None:
-    import json
-
-    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    best = max((r["recall_at_1"] for r in records if "recall_at_1" in r), default=None)
-    result = {"run": str(run.folder), "epochs": len(records), "recall_at_1": best}
+    best = run.best("recall_at_1")
     if as_json:
-        print_json(result)
+        recall = None if best is None else best["recall_at_1"]
+        epochs = len(run.history())
+        print_json({"run": str(run.folder), "epochs": epochs, "recall_at_1": recall})
     else:
         told = "nothing was held out, or one class alone"
         if best is not None:
-            told = f"recall@1 {best:.3f} on held-out pictures"
+            told = f"recall@1 {best['recall_at_1']:.3f} on held-out pictures"
         click.echo(f"{run.folder}: {told}")
         say(f"Next: retrieval build-index PICTURES --model {run.folder} --out photos.gallery")
 

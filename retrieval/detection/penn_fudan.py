@@ -13,7 +13,8 @@ from PIL import Image
 from retrieval.detection.annotations import AnnotatedPicture, Annotation, Listing, find_picture
 from retrieval.detection.scenes import mask_boxes
 from retrieval.errors import DataError, ImageError
-from retrieval.images import EXTENSIONS, upright_size
+from retrieval.images import upright_size
+from retrieval.picture_files import EXTENSIONS
 
 CLASS = "person"
 FOLDERS = ("PNGImages", "JPEGImages", "images")

@@ -11,7 +11,8 @@ from PIL import Image
 
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.errors import DataError, ImageError
-from retrieval.images import EXTENSIONS, format_suffix, upright_size
+from retrieval.images import format_suffix, upright_size
+from retrieval.picture_files import EXTENSIONS
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from retrieval.detection.annotations import (
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.picture_folder import filled_folder, saved_pictures
 from retrieval.errors import DataError
-from retrieval.images import EXTENSIONS
+from retrieval.picture_files import EXTENSIONS
 
 LISTS = {"train": ("train", "trainval"), "test": ("test", "val")}
 """The files in ImageSets/Main that name the pictures of a part; the first that is there is taken."""

@@ -7,7 +7,8 @@ from retrieval.detection.annotations import AnnotatedPicture, Annotation, Listin
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.picture_folder import filled_folder, saved_pictures
 from retrieval.errors import DataError, ImageError
-from retrieval.images import find_images, upright_size
+from retrieval.images import upright_size
+from retrieval.picture_files import find_images
 
 PARTS = {"train": ("train",), "test": ("test", "val")}
 """The keys of a part in data.yaml; the first that is there is taken."""
