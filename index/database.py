@@ -183,9 +183,11 @@ def connect(folder: Path, *, create: bool = False) -> Database:
     """
     file = folder / DATABASE
     if not create and not file.is_file():
+        # A folder of other things, such as the pictures themselves, does not become one.
+        out = f"{folder}.gallery" if folder.exists() else folder
         raise NotAGallery(
             f"{folder} is not a gallery: it has no {DATABASE}; make one with: retrieval build-index "
-            f"PICTURES --out {folder}"
+            f"PICTURES --out {out}"
         )
     location, frozen = file.absolute().as_uri(), None
     if not create and not (os.access(folder, os.W_OK) and os.access(file, os.W_OK)):

@@ -351,9 +351,9 @@ def test_create_refuses_what_is_in_the_way_and_nonsense(tmp_path: Path) -> None:
 
 
 def test_what_is_no_gallery_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(NotAGallery, match="build-index"):
+    with pytest.raises(NotAGallery, match=rf"build-index PICTURES --out {tmp_path}\.gallery$"):
         Gallery.open(tmp_path)
-    with pytest.raises(NotAGallery):
+    with pytest.raises(NotAGallery, match=rf"build-index PICTURES --out {tmp_path}/missing$"):
         Gallery.open(tmp_path / "missing")
 
 
