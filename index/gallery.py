@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 EXACT_BELOW_ROWS = 20_000
 EXACT_BELOW_SHARE = 0.1
 """With fewer rows allowed than either, comparing each of them beats a filtered index, and is exact."""
+EXACT_ABOVE_SHARE = 0.01
+"""Asked for more of a small gallery, an index is no quicker than comparing all, and misses some."""
 
 
 class Gallery:
@@ -193,7 +195,7 @@ class Gallery:
         queries = prepare(queries, self.dim, self.metric, "queries")
         allowed = None if where is None else store.matching_ids(self.db, where)
         snapshot = self.snapshot
-        tuned = None if exact or self._few(allowed) else snapshot.tuned
+        tuned = None if exact or self._few(allowed, k) else snapshot.tuned
         logger.info(
             "%d queries, %d of %d vectors allowed: %s",
             len(queries), len(self) if allowed is None else len(allowed), len(self),
@@ -213,10 +215,10 @@ class Gallery:
             answer.distances[unsettled] = exactly.distances
         return answer
 
-    def _few(self, allowed: np.ndarray | None) -> bool:
-        """Whether a filter leaves so few that comparing each of them is the quicker way."""
+    def _few(self, allowed: np.ndarray | None, k: int) -> bool:
+        """Whether there are so few, for k of them, that comparing each is the quicker way."""
         if allowed is None:
-            return False
+            return len(self) < EXACT_BELOW_ROWS and k > EXACT_ABOVE_SHARE * len(self)
         return len(allowed) < max(EXACT_BELOW_ROWS, EXACT_BELOW_SHARE * len(self))
 
     def within(

@@ -60,10 +60,11 @@ def _row(item: NewItem) -> tuple[str | bytes, int, int, str | bytes | None, str]
         size, mtime_ns = (int(np.int64(operator.index(n))) for n in (item.size, item.mtime_ns))
         label = None if item.label is None else encode(item.label)
         metadata = json.dumps(item.metadata, allow_nan=False)
+        item.content_hash.encode()
         return encode(item.path), size, mtime_ns, label, metadata
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GalleryError(
-            f"item {item.path!r} cannot be stored: {error}; path and label are texts, size and "
+            f"item {item.path!r} cannot be stored: {error}; path, hash and label are texts, size and "
             "mtime_ns whole numbers of 64 bits, metadata what JSON can hold, without NaN"
         ) from error
 
@@ -188,12 +189,18 @@ def blank_paths(db: Database) -> list[str]:
 def _item(row: tuple[Any, ...]) -> Item:
     item_id, path, content_hash, size, mtime_ns, label, metadata = row
     try:
-        facts = json.loads(metadata)
+        facts = json.loads(metadata, parse_constant=lambda constant: None)
     except (TypeError, ValueError) as error:
         raise DamagedGallery(
             f"the record of item {item_id} in {DATABASE} is damaged: {error}; restore it from a copy"
         ) from error
+    size, mtime_ns = map(_whole, (size, mtime_ns))
     return Item(decode(path), content_hash, size, mtime_ns, decode(label), facts, id=item_id)
+
+
+def _whole(number: int | bytes) -> int:
+    """The number; former versions stored numbers of NumPy as bytes, as NaN among metadata."""
+    return int.from_bytes(number, "little", signed=True) if isinstance(number, bytes) else number
 
 
 def matching_ids(db: Database, where: str) -> np.ndarray:

@@ -51,9 +51,10 @@ class Neighbors:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (n,D) scaled to length 1; zero stays zero."""
-    # Squares of small numbers are zero in float32.
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    return vectors / np.where(norms > 0, norms, 1).astype(np.float32)[:, None]
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    tiny = norms[:, 0] < 1e-15  # float32 has lost their squares, or a part of them
+    norms[tiny] = np.linalg.norm(vectors[tiny].astype(np.float64), axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
 
 
 def prepare(vectors: np.ndarray, dim: int, metric: str, what: str) -> np.ndarray:

@@ -60,11 +60,24 @@ def as_stored(gallery: Gallery, sources: Sequence[Path]) -> tuple[Path, ...]:
 
     Links are followed to the sources only: what lies in them keeps its name, and costs nothing.
     """
-    stored = functools.cache(functools.partial(_stored_folder, gallery))
+    held = functools.cache(functools.partial(_held_folders, gallery))
+    stored = functools.cache(functools.partial(_stored_folder, gallery, held))
     return tuple(stored(s) if s.is_dir() else stored(s.parent) / s.name for s in sources)
 
 
-def _stored_folder(gallery: Gallery, folder: Path) -> Path:
+def _held_folders(gallery: Gallery) -> frozenset[str]:
+    """All folders, and folders of these, that the gallery holds pictures in."""
+    root, parent = str(gallery.image_root), os.path.dirname  # a Path of each would take seconds
+    found = {parent(path) for _, path in gallery.all_paths()}
+    found = {os.path.normpath(os.path.join(root, folder)) for folder in found}
+    folders: set[str] = set()
+    while found := found - folders:
+        folders |= found
+        found = {parent(folder) for folder in found}
+    return frozenset(folders)
+
+
+def _stored_folder(gallery: Gallery, held: Callable[[], frozenset[str]], folder: Path) -> Path:
     real, root = Path(os.path.realpath(folder)), Path(os.path.realpath(gallery.image_root))
     if not real.is_relative_to(root):
         return folder
@@ -72,8 +85,7 @@ def _stored_folder(gallery: Gallery, folder: Path) -> Path:
     if other == Path(os.path.abspath(folder)):
         return folder
     # A gallery may hold pictures by the path that is given, too: then they stay what they are.
-    paths = [path for _, path in gallery.all_paths()]
-    is_held, is_held_by_other = (any(map(lies_in(gallery, [f]), paths)) for f in (folder, other))
+    is_held, is_held_by_other = (os.path.abspath(f) in held() for f in (folder, other))
     return other if is_held_by_other and not is_held else folder
 
 

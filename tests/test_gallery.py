@@ -143,8 +143,9 @@ def test_an_index_is_asked_however_small_the_gallery_but_not_for_what_few_a_filt
     made.search(vectors[:1], 3)
     made.search(vectors[:1], 3, exact=True)
     made.search(vectors[:1], 3, where="label = a")
+    made.search(vectors[:1], 4)  # more than a hundredth of them
     told = [message.rpartition(": ")[2] for message in caplog.messages]
-    assert told == ["by index", "exact", "exact"]
+    assert told == ["by index", "exact", "exact", "exact"]
 
 
 def test_answers_do_not_depend_on_k_or_on_the_batch(gallery: Gallery) -> None:
@@ -274,6 +275,7 @@ def test_bad_vectors_and_items_are_refused(gallery: Gallery) -> None:
         ({"size": 1.5}, "'float' object"),
         ({"mtime_ns": None}, "'NoneType' object"),
         ({"path": 7}, "'int' object"),
+        ({"content_hash": 7}, "'int' object"),
     ],
 )
 def test_items_that_cannot_be_stored_are_named(
@@ -288,6 +290,23 @@ def test_items_that_cannot_be_stored_are_named(
             writer.update([dataclasses.replace(before[3], **fields)])
     assert list(gallery.all_items()) == before
     assert gallery.matching("label = a").size
+
+
+def test_what_former_versions_stored_of_numpy_and_nan_is_read(gallery: Gallery) -> None:
+    size, mtime = (np.int64(n).tobytes() for n in (70_000, -5))
+    gallery.close()
+    db = sqlite3.connect(gallery.path / "gallery.sqlite")
+    db.execute("UPDATE items SET size = ?, mtime_ns = ?, metadata = ? WHERE id = 2",
+               (size, mtime, '{"sharpness": NaN}'))  # fmt: skip
+    db.commit()
+    db.close()
+    (gallery.path / "gallery.seal").unlink()
+    again = Gallery.open(gallery.path)
+    item = again.items([2])[2]
+    assert (item.size, item.mtime_ns, item.metadata) == (70_000, -5, {"sharpness": None})
+    with again.writer() as writer:
+        writer.update([item])
+    assert again.matching("size > 50000").tolist() == [2]
 
 
 def test_whole_numbers_of_numpy_are_stored_as_numbers(gallery: Gallery) -> None:

@@ -115,7 +115,7 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
 def test_lengths_are_those_of_numbers_however_small() -> None:
     values = np.array([[3, 4, 0], [0, 0, 0], [-5, 12, 0]], np.float32)
     expected = [[0.6, 0.8, 0], [0, 0, 0], [-5 / 13, 12 / 13, 0]]
-    for scale in (1e17, 1, 1e-20, 1e-25, 1e-36):
+    for scale in (1e17, 1, 1e-14, 1e-17, 1e-20, 1e-25, 1e-36):
         found = unit(values * np.float32(scale))
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
