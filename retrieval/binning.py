@@ -71,8 +71,9 @@ def discretize_table(
     targets = [out / f"codes{kind}", out / "bins.json", out / "histogram.png"]
     if file.resolve() in [target.resolve() for target in targets]:
         raise ConfigError(f"{file} would be overwritten; give another folder with --out")
-    for target in targets:
-        check_no_photo(target, "--out")
+    if not targets[1].exists():  # what lies beside it is ours
+        for target in targets:
+            check_no_photo(target, "--out")
     table = read_table(file, columns)
     made = METHODS[method](n_bins) if subspaces is None else ProductDiscretizer(n_bins, subspaces)
     codes = made.fit_transform(table.values)

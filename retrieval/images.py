@@ -101,14 +101,6 @@ def _size_upright(image: Image.Image) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def software_of(source: Source) -> Any:
-    """The software that a PNG names as its maker; None where a picture names none.
-
-    Raises ImageError with the reason for what is not such a picture.
-    """
-    return _read(source, lambda image: image.info.get("Software"))
-
-
 def format_suffix(path: Path) -> str:
     """What names of files of the picture's format end in, such as .png; it is one of ``EXTENSIONS``.
 
