@@ -146,7 +146,7 @@ def _planned(
     _check_size(key, index_bytes(index), limits)
     if measured is not None:
         _check_time(measured, limits)
-    return NewIndex(index, order, _plan(key, measured, table, rows, chosen_at))
+    return NewIndex(index, order, _plan(key, measured, table, rows, chosen_at, limits.recall))
 
 
 def build(
@@ -219,11 +219,17 @@ def _chosen_at(plan: dict[str, Any]) -> int:
 
 
 def _plan(
-    key: str, chosen: Measured | None, table: list[Measured], rows: int, chosen_at: int
+    key: str,
+    chosen: Measured | None,
+    table: list[Measured],
+    rows: int,
+    chosen_at: int,
+    target: float = 0.0,
 ) -> dict[str, Any]:
     """What was chosen and on what evidence, as JSON types, as a gallery keeps it."""
     if chosen is not None:
-        verdict = table[0].verdict if table else "asked for"
+        missed = f"; recall stays below {target:g}" if chosen.recall < target else ""
+        verdict = table[0].verdict if table else f"asked for{missed}"
         chosen = dataclasses.replace(chosen, verdict=verdict)
         table = [chosen, *table[1:]]
     return {

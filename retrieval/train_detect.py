@@ -77,7 +77,7 @@ def train_detect(
         task,
         save_best=recorder.save_best,
         save_state=recorder.save_state,
-        started_with=[train.identity()],
+        started_with=[train.identity(), train.checksum()],
         on_step=listener.on_step,
         on_epoch=listener.on_epoch,
     )
@@ -107,6 +107,14 @@ def detecting_task(
         raise DataError(
             f"none of the {len(fitting)} pictures of {fitting.name} to learn from shows an object; a "
             "detector needs pictures with boxes, not of crowds alone"
+        )
+    if config.detector.model == "mask-rcnn" and any(
+        o.masks is None and len(o) for o in fitting.objects
+    ):
+        raise DataError(
+            f"--model mask-rcnn learns from masks, and {fitting.name} has objects without; take "
+            "--model faster-rcnn, or data with masks (scenes, COCO JSON with segmentation, polygons of "
+            "YOLO, PedMasks/)"
         )
     config.check_held_out(sum((~objects.crowd).sum() for objects in held_out.objects), "objects")
     if device.type == "cpu":

@@ -10,6 +10,8 @@ import click
 
 from index.atomic import write_atomically
 from retrieval.cli.commands import Command
+from retrieval.cli.evaluate import tell_if_learnt
+from retrieval.cli.runs import tell_remarks
 from retrieval.device import choose_device
 from retrieval.protocols import evaluate_model
 
@@ -21,10 +23,11 @@ from retrieval.protocols import evaluate_model
 @click.option("--device", default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the reports as JSON.")
 def main(model: Path, dataset: str, data_dir: Path | None, device: str, out: Path | None) -> None:
+    tell_if_learnt(model, dataset, "embedder")
     for protocol in ("test-to-train", "leave-one-out"):
         report = evaluate_model(
             model, dataset, protocol, data_dir=data_dir, device=choose_device(device),
-            ks=(1, 2, 4, 8, 10, 16, 32, 100),
+            ks=(1, 2, 4, 8, 10, 16, 32, 100), on_read=tell_remarks,
         )  # fmt: skip
         click.echo(f"# {protocol}\n{report.table()}\n")
         if out is not None:

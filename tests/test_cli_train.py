@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,19 @@ def test_resume_reads_pictures_at_the_size_of_the_run(place: Path, tmp_path: Pat
     assert (
         json.loads((tmp_path / "run" / "config.json").read_text())["embedder"]["image_size"] == 20
     )
+
+
+def test_what_a_resumed_run_costs_is_told_without_the_run_that_it_came_from(
+    place: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(place / "run", first)
+    data = ["--data-dir", place / "data"]
+    given = ["--dataset", place / "pictures", "--from", first, "--epochs", 1, *data]
+    run("train-embed", *given, "--out", tmp_path / "run")
+    shutil.rmtree(first)
+    told = run("train-embed", "--out", tmp_path / "run", "--resume", "--dry-run", *data).stdout
+    assert "parameters" in told
 
 
 def test_pictures_too_small_for_the_network_are_refused(place: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The arithmetic of the scripts, and that each one says how it is used."""
 
+import json
 import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import evaluate_recall
 import numpy as np
 import pytest
 from benchmark_evaluation import measure_apart
@@ -184,3 +186,23 @@ def test_classes_are_taken_apart_and_numbered_anew() -> None:
         data.classes[labels[row]] for row in few.images.ravel()
     ]
     assert len(few_of(part, 9, np.random.default_rng(0))) == 5
+
+
+def test_figures_that_flatter_are_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_colours(tmp_path, colours=4)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(
+        json.dumps({"dataset": str(tmp_path / "colours")})
+    )
+
+    class Report:
+        def table(self) -> str:
+            return "figures"
+
+    monkeypatch.setattr(evaluate_recall, "evaluate_model", lambda *_, **options: Report())
+    options = ["--model", str(tmp_path / "run"), "--dataset", str(tmp_path / "colours")]
+    result = CliRunner().invoke(evaluate_recall.main, options)
+    assert result.stdout.count("figures") == 2
+    assert "has no test part" in result.stderr

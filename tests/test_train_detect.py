@@ -10,10 +10,11 @@ import pytest
 import torch
 from boxed import squares
 from one_cell import OneCell, one_cell  # noqa: F401
+from PIL import Image
 
 from retrieval.classifier import Classifier
 from retrieval.detection.detection_report import evaluate_detector
-from retrieval.errors import CheckpointError, ConfigError, DataError
+from retrieval.errors import CheckpointError, ConfigError, DataError, TrainingError
 from retrieval.network_files import load_detector, save_network
 from retrieval.run_config import TrainDetectConfig
 from retrieval.specs import ClassifierSpec, DetectorSpec
@@ -130,6 +131,23 @@ def test_of_a_detector_all_is_taken_that_fits(tmp_path: Path) -> None:
     assert take_weights(OneCell(spec), trained) == []
 
 
+def test_a_run_is_not_resumed_with_pictures_that_have_changed(tmp_path: Path) -> None:
+    data, run = squares(6), run_at(tmp_path / "run")
+    train_detect(config_of(epochs=1), data, run, device=CPU)
+    assert train_detect(config_of(epochs=1), data, run, device=CPU, resume=True)
+    dark = dataclasses.replace(data, pictures=tuple(p // 2 for p in data.pictures))
+    with pytest.raises(TrainingError, match="started with the checksum"):
+        train_detect(config_of(epochs=1), dark, run, device=CPU, resume=True)
+    for number, picture in enumerate(data.pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    files = dataclasses.replace(data, pictures=tuple(tmp_path / f"{n}.png" for n in range(6)))
+    before = files.checksum()
+    assert before == files.checksum() != data.checksum()
+    Image.fromarray(dark.pictures[3]).save(tmp_path / "3.png")
+    assert files.checksum() != before
+    assert files.subset(np.arange(0)).checksum()
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_at(tmp_path / "run")
     with pytest.raises(DataError, match="none of the 3 pictures of squares"):
@@ -142,6 +160,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path, monkeypatch: pytest.M
     broken = dataclasses.replace(squares(4), pictures=(tmp_path / "none.png",) * 4)
     with pytest.raises(DataError, match=r"none\.png cannot be read"):
         train_detect(config_of(), broken, run, device=CPU)
+    with pytest.raises(DataError, match="learns from masks, and squares has objects without"):
+        train_detect(config_of(model="mask-rcnn"), squares(4), run, device=CPU)
     assert not run.folder.exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without torchrun"):

@@ -188,6 +188,19 @@ def test_too_few_vectors_for_the_key_are_compared_until_there_are_more(
         assert found.ids[row].tolist() == [i for _, i in slow_search(query, living, 7, "l2")]
 
 
+def test_a_named_index_that_misses_the_recall_says_so(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.planner.CODE_CANDIDATES", (12,))
+    with gallery.writer() as writer:
+        writer.tune("IVF8,PQ1x4", Limits(recall=1.0))
+        chosen = gallery.settings["plan"]["table"][0]
+        assert chosen["recall"] < 1
+        assert chosen["verdict"] == "asked for; recall stays below 1"
+        writer.tune("IVF8,Flat", Limits(recall=0.5))
+    assert gallery.settings["plan"]["table"][0]["verdict"] == "asked for"
+
+
 def test_to_tune_for_a_key_with_too_few_vectors_is_an_error(gallery: Gallery) -> None:
     before = gallery.info()
     with gallery.writer() as writer, pytest.raises(IndexKeyError, match=r"512 lists.* vectors"):

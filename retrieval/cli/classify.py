@@ -98,7 +98,8 @@ def train_classify(
     if dry_run:
         from retrieval.train_classify import classifying_task
 
-        try_out(config, classifying_task, data, chosen, as_json)
+        state = run.load_state() if resume else None
+        try_out(config, classifying_task, data, chosen, as_json, state)
         return
     result = _train(config, data, run, chosen, resume, quiet=tell is silent)
     if result is None:

@@ -98,7 +98,7 @@ def train_detect(
     say(f"Training on {describe(chosen, config.fit.precision)} {into}")
     data = read_boxed(config.dataset, "train")
     if dry_run:
-        _dry_run(config, data, chosen, as_json)
+        _dry_run(config, data, chosen, as_json, run.load_state() if resume else None)
         return
     if not _train(config, data, run, chosen, resume):
         say(f"Stopped. Continue with: retrieval train-detect --out {run.folder} --resume")
@@ -160,12 +160,18 @@ def _train(
         return train_detect(config, data, run, device=device, resume=resume, listener=listener)
 
 
-def _dry_run(config: TrainDetectConfig, data: "BoxedPictures", device: Any, as_json: bool) -> None:
+def _dry_run(
+    config: TrainDetectConfig,
+    data: "BoxedPictures",
+    device: Any,
+    as_json: bool,
+    state: dict[str, Any] | None,
+) -> None:
     from retrieval.train_detect import detecting_task
     from retrieval.trial import try_training
 
     fitting, held_out = data.holdout(config.validation, config.fit.seed)
-    task = detecting_task(config, fitting, held_out, device)
+    task = detecting_task(config, fitting, held_out, device, state=state)
     batch = min(config.batch_size, len(fitting))
     print_trial(try_training(task, config, len(fitting), batch), as_json)
 

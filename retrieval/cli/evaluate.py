@@ -135,7 +135,7 @@ def evaluate(
     if len(models) > 1 and kind != "classifier":
         raise ConfigError("more than one --model can be asked together only if all are classifiers")
     if dataset is not None:
-        _tell_if_learnt(models[0], dataset, kind)
+        tell_if_learnt(models[0], dataset, kind)
     if gallery_path is not None:
         report: Any = protocols.evaluate_gallery(
             gallery_path, queries, data_dir=data_dir, device=choose_device(device),
@@ -174,7 +174,7 @@ def _check_options(subject: str) -> None:
             )
 
 
-def _tell_if_learnt(model: Path, dataset: str, kind: str | None) -> None:
+def tell_if_learnt(model: Path, dataset: str, kind: str | None) -> None:
     """Say so where a run is measured by the very pictures that it has learnt from."""
     import json
 

@@ -251,8 +251,9 @@ def try_out(
     data: "LabeledImages",
     device: Any,
     as_json: bool,
+    state: dict[str, Any] | None,
 ) -> None:
-    """Print what training would cost, measured on two batches."""
+    """Print what training would cost, going on from ``state`` if there is one: two batches measured."""
     from retrieval.batches import small_epochs
     from retrieval.processes import Processes
     from retrieval.trial import try_training
@@ -263,7 +264,7 @@ def try_out(
     else:
         fitting, held_out = data.holdout(config.validation, config.fit.seed)
     processes = Processes.join(device)
-    task = make_task(config, fitting, held_out, device, processes=processes)
+    task = make_task(config, fitting, held_out, device, processes=processes, state=state)
     rows = len(task.batches(0, 0)[1])
     trial = try_training(
         task, config, len(fitting), rows, small_epochs=small_epochs(config), runs=folds or 1

@@ -96,7 +96,8 @@ def train_embed(
     if dry_run:
         from retrieval.train_embed import embedding_task
 
-        try_out(config, embedding_task, data, chosen, as_json)
+        state = run.load_state() if resume else None
+        try_out(config, embedding_task, data, chosen, as_json, state)
         return
     finished = _train(config, data, run, chosen, resume, tell)
     if not finished:

@@ -14,6 +14,7 @@ from retrieval.cli.options import (
     gallery_option,
     json_option,
     print_json,
+    say,
     wait_option,
 )
 
@@ -190,6 +191,11 @@ def tune(
         if store is not None:
             writer.encode(store, lambda done, of: report("Coding", done, of))
     plan = gallery.settings["plan"]
+    if plan is not None and (plan["recall"] or 1) < limits.recall:
+        say(
+            f"{plan['key']} finds {plan['recall']:.3f} of the 10 exact neighbours at most, less than "
+            f"--recall-target {limits.recall:g}; --index auto chooses among others"
+        )
     if as_json:
         print_json({"gallery": str(gallery.path), "plan": plan})
     elif plan is not None:
