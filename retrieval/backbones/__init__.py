@@ -6,11 +6,12 @@ Tasks attach heads to it; it has none of its own.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
-from retrieval.errors import ConfigError
+from retrieval.errors import CheckpointError, ConfigError
 from retrieval.published import load_published
 from retrieval.specs import NetworkSpec
 
@@ -107,6 +108,10 @@ def _check_options(spec: NetworkSpec) -> None:
 
 def _check_weights(spec: NetworkSpec, weights: str) -> None:
     name = spec.backbone
+    if weights != "imagenet" and not Path(weights).exists():
+        raise CheckpointError(
+            f"there is no model at {weights}, neither a run folder nor a file of weights"
+        )
     if name not in PUBLISHED:
         raise ConfigError(
             f"--weights {weights} does not fit --backbone {name}, which has no published "
