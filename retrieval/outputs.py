@@ -43,8 +43,8 @@ def check_no_photo(path: Path, name: str) -> None:
     """Raises ConfigError where a photo is at ``path``, as a shell makes it of ``--sheet *.png``."""
     if is_photo(path):
         raise ConfigError(
-            f"{name} {path} is a picture, which would be overwritten (only those that carry our mark "
-            "are, which versions of before do not write); name another file, or remove it first"
+            f"{name} {path} is a picture, which would be overwritten (only those with our mark are); "
+            "name another file, or remove it first"
         )
 
 
