@@ -1,6 +1,7 @@
 """The commands that index, ask and measure, and what all commands have in common."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -616,3 +617,21 @@ def test_paths_with_odd_bytes_reach_stdout_as_they_are(
         "--sheet",
         tmp_path / "s.png",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "run/last.pt"),
+         "run/last.pt: No space left on device"),
+        (OSError("odd"), "odd"), (TimeoutError(), "TimeoutError"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_system_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, told: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("retrieval.models.names", fail)
+    assert run("models", code=1).stderr.endswith(f"Error: {told}\n")

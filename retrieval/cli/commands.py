@@ -19,7 +19,9 @@ class Command(click.Command):
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+            named = error.filename is not None and error.strerror is not None
+            told = f"{error.filename}: {error.strerror}" if named else str(error)
+            raise click.ClickException(told or type(error).__name__) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)
