@@ -141,7 +141,8 @@ def _planned(
         table = planner.choose(snapshot, limits, report)
         key = table[0].key
     if key == FLAT:
-        return NewIndex(None, np.empty(0, np.int64), _plan(key, table[0], table, rows, chosen_at))
+        kept = _plan(key, table[0], table, rows, chosen_at, limits.recall)
+        return NewIndex(None, np.empty(0, np.int64), kept)
     index, order, measured = build(snapshot, key, limits.recall, report)
     _check_size(key, index_bytes(index), limits)
     if measured is not None:
@@ -224,7 +225,7 @@ def _plan(
     table: list[Measured],
     rows: int,
     chosen_at: int,
-    target: float = 0.0,
+    target: float,
 ) -> dict[str, Any]:
     """What was chosen and on what evidence, as JSON types, as a gallery keeps it."""
     if chosen is not None:

@@ -90,10 +90,8 @@ class MetricLoss(nn.Module):
         memory: Any = self.loss
         rows = torch.arange(batch, device=mined[0].device)
         places = (memory.queue_idx + rows) % memory.memory_size
-        entered = (
-            1,
-            len(mined) - 1,
-        )  # of anchor, positive, negative, or anchor, positive, anchor, …
+        # Of (anchor, positive, negative), or of (anchor, positive, anchor, negative).
+        entered = (1, len(mined) - 1)
         return tuple(places[x] if column in entered else x for column, x in enumerate(mined))
 
     def get_extra_state(self) -> dict[str, Any]:

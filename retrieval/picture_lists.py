@@ -9,7 +9,8 @@ from retrieval.picture_files import find_images, holds_pictures, images_in
 
 TEST_PARTS = ("test", "val", "valid", "validation")
 """What data sets call the part to measure with; the first of them that is there is taken."""
-SPLIT_FOLDERS = {"train": ("train",), "gallery": ("train",), "test": TEST_PARTS}
+PARTS = {"train": ("train",), "test": TEST_PARTS}
+SPLIT_FOLDERS = {**PARTS, "gallery": PARTS["train"]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,6 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 from index.atomic import write_atomically
 from retrieval.fonts import label_font
 from retrieval.outputs import SOFTWARE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TILE = 128
 GAP = 12
@@ -246,9 +249,7 @@ def bin_histograms(values: np.ndarray, columns: Sequence[dict[str, Any]], title:
         axes.set_visible(False)
     more = f" (the first {PANELS} of {len(columns)})" if len(columns) > PANELS else ""
     figure.suptitle(_plain(title) + more, fontsize=10, parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": SOFTWARE})
-    return buffer.getvalue()
+    return _png(figure)
 
 
 def _sampled(values: np.ndarray) -> np.ndarray:
@@ -286,6 +287,11 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str], path: Path)
         colour = PAPER if shares[row, column] > 0.5 else INK
         count = str(confusion[row, column])
         axes.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
+    write_atomically(path, _png(figure))
+
+
+def _png(figure: "Figure") -> bytes:
+    """A chart as a PNG with our mark."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": SOFTWARE})
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

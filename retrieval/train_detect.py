@@ -14,7 +14,7 @@ from retrieval.checkpoint import Recorder, Run
 from retrieval.curves import DETECT_CURVES
 from retrieval.detection.boxed_batches import BoxedBatches
 from retrieval.detection.boxed_pictures import BoxedPictures
-from retrieval.detection.catalogue import build_detector
+from retrieval.detection.catalogue import WITH_MASKS, build_detector
 from retrieval.detection.detection_report import evaluate_detector
 from retrieval.detection.detector import Detector, letterbox
 from retrieval.device import keep_freed_memory
@@ -108,11 +108,10 @@ def detecting_task(
             f"none of the {len(fitting)} pictures of {fitting.name} to learn from shows an object; a "
             "detector needs pictures with boxes, not of crowds alone"
         )
-    if config.detector.model == "mask-rcnn" and any(
-        o.masks is None and len(o) for o in fitting.objects
-    ):
+    model = config.detector.model
+    if model in WITH_MASKS and any(o.masks is None and len(o) for o in fitting.objects):
         raise DataError(
-            f"--model mask-rcnn learns from masks, and {fitting.name} has objects without; take "
+            f"--model {model} learns from masks, and {fitting.name} has objects without; take "
             "--model faster-rcnn, or data with masks (scenes, COCO JSON with segmentation, polygons of "
             "YOLO, PedMasks/)"
         )

@@ -1,5 +1,7 @@
 """Small galleries of made-up vectors, and slow answers to compare with."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,11 @@ def new_items(first: int, n: int, **fields: object) -> list[NewItem]:
         )
         for i in range(first, first + n)
     ]  # fmt: skip
+
+
+def no_space_left(_: int) -> None:
+    """In the place of ``os.fsync``: the disk is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def grid_vectors(rng: np.random.Generator, n: int, dim: int = 4) -> np.ndarray:

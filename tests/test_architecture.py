@@ -33,7 +33,7 @@ LAYERS = [
     {"run_config"},
     {"config"},
     {"specs", "object_spec"},
-    {"settings", "csv_rows", "npy_files"},
+    {"settings", "csv_rows", "npy_files", "checksum"},
     {"errors", "models", "summary", "__init__"},
 ]  # fmt: skip
 

@@ -373,7 +373,7 @@ def test_the_checksum_is_one_of_pixels_wherever_they_are(monkeypatch: pytest.Mon
     mapped = LabeledImages("x", MappedRows(data.images, np.arange(len(data))), data.labels, ("a",))
     assert mapped.checksum() == data.checksum()
     assert data.subset(np.arange(1441)).checksum() != data.checksum()
-    monkeypatch.setattr("retrieval.labeled_images.SUMMED", 3)
+    monkeypatch.setattr("retrieval.checksum.SUMMED", 3)
     some = data.subset(np.array([0, 720, 1441]))
     assert some.checksum() == data.checksum() != data.subset(np.array([0, 720, 1440])).checksum()
     assert data.subset(np.empty(0, int)).checksum()

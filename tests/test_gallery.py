@@ -1,5 +1,4 @@
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from galleries import grid_vectors, make_gallery, new_items, slow_search
+from galleries import grid_vectors, make_gallery, new_items, no_space_left, slow_search
 
 from index.errors import (
     DamagedGallery,
@@ -231,9 +230,6 @@ def test_a_failed_commit_changes_nothing(gallery: Gallery, monkeypatch: pytest.M
 def test_a_full_disk_is_an_error_of_the_gallery_and_changes_nothing(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with gallery.writer() as writer:
         for change in (
             lambda: writer.add(np.ones((1, 4)), new_items(50, 1)),
@@ -241,7 +237,7 @@ def test_a_full_disk_is_an_error_of_the_gallery_and_changes_nothing(
             lambda: writer.encode("equal-width:8"),
         ):
             with monkeypatch.context() as patch:
-                patch.setattr(os, "fsync", fail)
+                patch.setattr(os, "fsync", no_space_left)
                 with pytest.raises(GalleryError, match=r"stays as it was: .*No space left"):
                     change()
             assert len(gallery) == 26

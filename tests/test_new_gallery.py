@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from galleries import make_gallery, new_items
+from galleries import make_gallery, new_items, no_space_left
 
 from index.errors import (
     BudgetError,
@@ -210,11 +210,8 @@ def test_ids_that_a_search_gives_can_be_removed(tmp_path: Path) -> None:
 def test_on_a_full_disk_no_half_gallery_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", no_space_left)
         with pytest.raises(GalleryError, match=r"g\.gallery could not be made: .*No space left"):
             make_gallery(tmp_path / "g.gallery")
     assert list(tmp_path.iterdir()) == []

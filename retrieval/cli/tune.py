@@ -191,7 +191,7 @@ def tune(
         if store is not None:
             writer.encode(store, lambda done, of: report("Coding", done, of))
     plan = gallery.settings["plan"]
-    if plan is not None and (plan["recall"] or 1) < limits.recall:
+    if plan is not None and plan["recall"] is not None and plan["recall"] < limits.recall:
         say(
             f"{plan['key']} finds {plan['recall']:.3f} of the 10 exact neighbours at most, less than "
             f"--recall-target {limits.recall:g}; --index auto chooses among others"

@@ -18,13 +18,11 @@ from retrieval.detection.annotations import (
 from retrieval.detection.boxed_pictures import BoxedPictures
 from retrieval.detection.picture_folder import filled_folder, saved_pictures
 from retrieval.errors import DataError
-from retrieval.picture_lists import TEST_PARTS
+from retrieval.picture_lists import PARTS
 
 PATHS = ("path", "filename", "image", "img_name")
 LABELS = ("label", "class", "class_name")
 EDGES = (("left", "top", "right", "bottom"), ("xmin", "ymin", "xmax", "ymax"))
-PARTS = {"train": ("train",), "test": TEST_PARTS}
-"""What the column split calls a part; the first of them that is there is taken."""
 FOLDERS = ("images", "JPEGImages")
 EXPECTED = (
     "path or filename; label or class; left,top,right,bottom or xmin,ymin,xmax,ymax; and, if wanted, "

@@ -16,11 +16,10 @@ from retrieval.detection.scenes import make_scenes
 from retrieval.detection.voc_xml import annotations_folder, read_voc, write_voc
 from retrieval.detection.yolo_text import read_yolo, write_yolo
 from retrieval.errors import DataError
-from retrieval.picture_lists import TEST_PARTS
+from retrieval.picture_lists import PARTS
 
 SCENES = {"train": (1000, 1), "test": (100, 2)}
 """How many scenes a part of ``scenes`` has, and their seed."""
-PARTS = {"train": ("train",), "test": TEST_PARTS}
 WRITERS: dict[str, Callable[[BoxedPictures, Path], None]] = {
     "coco": write_coco, "voc": write_voc, "yolo": write_yolo, "csv": write_boxes,
 }  # fmt: skip

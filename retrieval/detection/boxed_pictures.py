@@ -8,12 +8,12 @@ from typing import Self
 
 import numpy as np
 
+from retrieval.checksum import checksum
 from retrieval.errors import DataError, ImageError
 from retrieval.images import read_image
 
-SUMMED = 1000
-"""Pictures, evenly spaced, by whose bytes a data set is known again; all of a large one take long."""
-SUMMED_BYTES = 1 << 16
+BEGINNING = 1 << 16
+"""Bytes of a file by which it is known again: photographs take long to read whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +81,8 @@ class BoxedPictures:
         return f"{len(self):,} pictures with {count:,} objects ({digest.hexdigest()[:8]})"
 
     def checksum(self) -> str:
-        """A sum over ``SUMMED`` pictures, or all where there are fewer, in words.
-
-        Of a file its size and how it begins: photographs take long to read whole.
-        """
-        digest = hashlib.sha256()
-        for row in np.linspace(0, len(self) - 1, min(len(self), SUMMED)).astype(np.int64):
-            picture = self.pictures[row]
-            if isinstance(picture, np.ndarray):
-                digest.update(picture.tobytes())
-            elif picture.is_file():
-                digest.update(b"%d" % picture.stat().st_size)
-                with picture.open("rb") as file:
-                    digest.update(file.read(SUMMED_BYTES))
-        return f"the checksum {digest.hexdigest()[:8]} of the pictures"
+        """A sum, in words, by which changed pictures are noticed: of files by size and beginning."""
+        return checksum(len(self), lambda row: _content(self.pictures[row]))
 
     def read(self, row: int) -> np.ndarray:
         """The picture of this row, uint8 (H,W,3). Raises DataError where it cannot be read."""
@@ -122,3 +110,12 @@ class BoxedPictures:
         order = np.random.default_rng(seed).permutation(len(self))
         count = min(max(round(share * len(self)), 1), len(self) - 1) if share else 0
         return self.subset(np.sort(order[count:])), self.subset(np.sort(order[:count]))
+
+
+def _content(picture: Path | np.ndarray) -> bytes:
+    if isinstance(picture, np.ndarray):
+        return picture.tobytes()
+    if not picture.is_file():
+        return b""
+    with picture.open("rb") as file:
+        return b"%d" % picture.stat().st_size + file.read(BEGINNING)

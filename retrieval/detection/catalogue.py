@@ -21,6 +21,8 @@ FITS = {
     "region_pool": ("faster-rcnn", "mask-rcnn", "fast-rcnn"),
 }
 """Which detectors an option concerns, of those that not all have."""
+WITH_MASKS = ("mask-rcnn",)
+"""Which detectors learn from masks."""
 
 
 def build_detector(spec: DetectorSpec, weights: str | None = None) -> Detector:
