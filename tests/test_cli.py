@@ -1,4 +1,4 @@
-"""The commands that index, ask and measure, and what all commands have in common."""
+"""The commands that index and ask, and what all commands have in common."""
 
 import csv
 import errno
@@ -6,21 +6,17 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TRAIN, learnt_and_indexed, photo, run
+from commands import learnt_and_indexed, photo, run
 from nasty_pictures import make_nasty_pictures
 from PIL import Image
 
-from index import atomic
-from index.gallery import Gallery
 from retrieval.cli import main
-from retrieval.protocols import labelled_queries
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +30,6 @@ def build_index(place: Path, out: Path) -> list[object]:
     return [
         "build-index", place / "pictures" / "train", "--model", place / "run", "--out", out,
     ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_gallery_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RETRIEVAL_GALLERY", raising=False)
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -308,139 +299,6 @@ def test_what_is_done_is_told_where_too_few_are_left_for_the_index(
     assert json.loads(run("info", "--gallery", gallery, "--json").stdout)["indexed"] == 39
 
 
-def test_evaluate_by_model_and_by_gallery_agree(place: Path, tmp_path: Path) -> None:
-    by_model = json.loads(
-        run("evaluate", "--model", place / "run", "--dataset", place / "pictures", "--data-dir",
-            place / "data", "--json", "--out", tmp_path / "r.json").stdout
-    )  # fmt: skip
-    by_gallery = json.loads(
-        run("evaluate", "--gallery", place / "g.gallery", "--queries", place / "pictures" / "test",
-            "--json").stdout
-    )  # fmt: skip
-    assert json.loads((tmp_path / "r.json").read_text()) == by_model
-    for name, figure in by_model["figures"].items():
-        assert by_gallery["figures"][name]["mean"] == pytest.approx(figure["mean"], abs=1e-6)
-    alone = run("evaluate", "--gallery", place / "g.gallery").stdout
-    assert "36 queries, 36 gallery pictures" in alone
-    again = run("evaluate", "--model", place / "run", "--dataset", place / "pictures", "--protocol",
-                "leave-one-out", "--data-dir", place / "data").stdout  # fmt: skip
-    assert "9 queries, 9 gallery pictures" in again
-    assert "what is to be measured?" in run("evaluate", "--model", place / "run", code=1).output
-
-
-def test_queries_that_are_in_the_gallery_do_not_find_themselves(place: Path) -> None:
-    ask = run("evaluate", "--gallery", place / "g.gallery", "--queries", place / "pictures" / "train",
-              "--json").stdout  # fmt: skip
-    alone = run("evaluate", "--gallery", place / "g.gallery", "--json").stdout
-    assert json.loads(ask)["figures"] == json.loads(alone)["figures"]
-    link = place / "linked"
-    link.symlink_to("pictures")
-    linked = run(
-        "evaluate", "--gallery", place / "g.gallery", "--queries", link / "train", "--json"
-    )
-    link.unlink()
-    assert json.loads(linked.stdout)["figures"] == json.loads(alone)["figures"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--gallery", "g", "--dataset", "digits"], "--dataset says nothing about a gallery"),
-        (["--gallery", "g", "--protocol", "leave-one-out"], "--protocol says nothing about a gallery"),
-        (["--model", "cifar10", "--dataset", "digits", "--queries", "x"],
-         "--queries says nothing about an embedder; it goes with a gallery"),
-        (["--model", "cifar10", "--dataset", "digits", "--tta", "flip"], "it goes with a classifier"),
-        (["--model", "cifar10", "--model", "cifar10", "--dataset", "digits"], "only if all are"),
-        (["--model", "cifar10"], "what is to be measured"),
-        (["--model", "cifar10", "--gallery", "g"], "what is to be measured"),
-        ([], "what is to be measured"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_evaluate_refuses_what_it_would_not_heed(options: list[str], message: str) -> None:
-    assert message in run("evaluate", *options, code=1).stderr
-
-
-def test_pictures_that_are_in_no_file_can_ask_a_gallery(place: Path) -> None:
-    asked = labelled_queries(Gallery.open(place / "g.gallery"), "digits")
-    assert len(asked.vectors) == len(asked.labels) == len(asked.ids) == 355
-    assert (asked.ids == -1).all()
-
-
-def test_evaluate_says_which_pictures_were_left_out(place: Path, tmp_path: Path) -> None:
-    shutil.copytree(place / "pictures", tmp_path / "pictures")
-    (tmp_path / "pictures" / "test" / "r" / "9.png").write_bytes(b"no picture")
-    (tmp_path / "pictures" / "train" / "r" / "8.png").write_bytes(b"no picture")
-    data = ["--data-dir", tmp_path / "data"]
-    both = run(
-        "evaluate", "--model", place / "run", "--dataset", tmp_path / "pictures", *data
-    ).stderr
-    for part, name in (("test", "9.png"), ("train", "8.png")):
-        file = tmp_path / "pictures" / part / "r" / name
-        assert re.search(rf"\d pictures of \S+{part} were left out, the first: {file}: ", both)
-    asked = ["--gallery", place / "g.gallery", "--queries", tmp_path / "pictures" / "test", *data]
-    assert "1 pictures of" in run("evaluate", *asked).stderr
-
-
-def test_rows_without_a_split_are_told_of(place: Path, tmp_path: Path) -> None:
-    files = sorted((place / "pictures" / "train").glob("[rgb]/[0-5].png"))
-    splits = [("train", "test", "")[row % 3] for row in range(len(files))]
-    rows = [f"{f},{f.parent.name},{split}\n" for f, split in zip(files, splits, strict=True)]
-    (tmp_path / "list.csv").write_text("path,label,split\n" + "".join(rows))
-    data = ["--dataset", tmp_path / "list.csv", "--data-dir", tmp_path]
-    measured = run("evaluate", "--model", place / "run", *data)
-    learnt = run("train-embed", *TRAIN, *data, "--out", tmp_path / "run", "--dry-run")
-    for told in (measured.stderr, learnt.stderr):
-        assert told.count("line 4: split is blank, and in 5 other rows") == 1
-
-
-def test_queries_of_a_folder_have_the_labels_of_a_gallery(place: Path, tmp_path: Path) -> None:
-    """Which are the folders that pictures lie in, also where these lie in others."""
-    deep = tmp_path / "test" / "colours"
-    shutil.copytree(place / "pictures" / "test", deep)
-    shutil.copytree(place / "pictures" / "test", tmp_path / "test" / "again")
-    asked = labelled_queries(Gallery.open(place / "g.gallery"), str(tmp_path / "test"))
-    assert sorted(set(asked.labels)) == ["b", "g", "r"]
-    assert len(asked.labels) == 18
-
-
-def test_a_folder_without_parts_does_not_find_itself(place: Path) -> None:
-    ask = ["evaluate", "--model", place / "run", "--dataset", place / "pictures" / "test",
-           "--data-dir", place / "data", "--json"]  # fmt: skip
-    alone = json.loads(run(*ask, "--protocol", "leave-one-out").stdout)
-    assert json.loads(run(*ask).stdout)["figures"] == alone["figures"]
-
-
-@pytest.mark.parametrize("protocol", ["test-to-train", "leave-one-out"])
-def test_a_file_that_a_list_names_twice_does_not_find_itself(
-    place: Path, tmp_path: Path, protocol: str
-) -> None:
-    rows = [f"{file},{file.parent.name}\n" for file in (place / "pictures").glob("t*/*/*.png")]
-    (tmp_path / "link").symlink_to(place / "pictures")
-    links = [row.replace(str(place / "pictures"), str(tmp_path / "link")) for row in rows]
-    figures = []
-    for name, lines in (("once", rows), ("twice", rows + rows), ("links", rows + links)):
-        (tmp_path / f"{name}.csv").write_text("path,label\n" + "".join(lines))
-        told = run("evaluate", "--model", place / "run", "--dataset", tmp_path / f"{name}.csv", "--k",
-                   "1", "--protocol", protocol, "--data-dir", tmp_path, "--json").stdout  # fmt: skip
-        figures.append(json.loads(told)["figures"]["recall@1"]["mean"])
-    assert figures[0] < 1
-    assert figures == [figures[0]] * 3
-
-
-def test_links_to_what_was_learnt_from_do_not_find_it(place: Path, tmp_path: Path) -> None:
-    shutil.copytree(place / "pictures" / "train", tmp_path / "train")
-    for file in (tmp_path / "train").glob("*/*.png"):
-        (tmp_path / "test" / file.parent.name).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "test" / file.parent.name / file.name).symlink_to(file)
-    ask = ["evaluate", "--model", place / "run", "--data-dir", tmp_path / "data", "--json"]
-    linked, alone = (
-        json.loads(run(*ask, "--dataset", data).stdout)["figures"]
-        for data in (tmp_path, tmp_path / "train")
-    )
-    assert linked == alone
-
-
 def test_embed_writes_plain_files(place: Path, tmp_path: Path) -> None:
     run("embed", place / "pictures" / "test", "--model", place / "run", "--out", tmp_path)
     assert np.load(tmp_path / "embeddings.npy").shape == (9, 8)
@@ -474,106 +332,6 @@ def test_bad_input_gives_one_line(
     assert message in result.stderr
     assert result.stderr.count("Error: ") == 1
     assert result.stdout == ""
-
-
-def test_an_output_that_cannot_be_written_gives_one_line(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    for arguments in (
-        [
-            "build-index",
-            place / "pictures",
-            "--model",
-            place / "run",
-            "--out",
-            tmp_path / "file" / "g",
-        ],
-        ["embed", place / "pictures", "--model", place / "run", "--out", tmp_path / "file" / "e"],
-        [
-            "query",
-            photo(place),
-            "--gallery",
-            place / "g.gallery",
-            "--sheet",
-            tmp_path / "file" / "s.png",
-        ],
-        ["show-augment", photo(place), "--out", tmp_path / "file" / "x.png"],
-    ):
-        assert "Error: " in run(*arguments, code=1).stderr
-
-
-NEW_FILES = [
-    "evaluate --model m --dataset d --out",
-    "evaluate --model m --dataset d --confusion",
-    "detect a.png --model m --coco",
-    "query a.png --gallery g --html",
-    "query a.png --gallery g --sheet",
-    "range a.png --gallery g --distance 1 --sheet",
-    "duplicates --gallery g --html",
-    "duplicates --gallery g --sheet",
-    "show-augment a.png --out",
-]
-NEW_FOLDERS = ["embed a.png --model m --out", "discretize file --out"]
-"""Commands up to the file, or the folder, that they are to write."""
-
-
-@pytest.mark.parametrize("line", NEW_FILES + NEW_FOLDERS)
-def test_where_nothing_can_be_written_is_known_before_the_work(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "gone").symlink_to("nowhere")
-    for place in ("file/x", "gone/a/x"):  # there is no model, nor a gallery, which comes later
-        refused = run(*line.split(), place, code=1).stderr
-        option, folder = line.split()[-1], tmp_path / place.split("/")[0]
-        assert f"{option} is {place}, and nothing can be written into {folder}" in refused
-    assert "nothing can be written" not in run(*line.split(), "new/a/x", code=1).stderr
-    assert {p.name for p in tmp_path.iterdir()} == {"file", "gone"}
-
-
-@pytest.mark.parametrize("line", NEW_FILES)
-def test_photos_are_not_written_over(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    photos = [tmp_path / name for name in ("a.png", "b.JPG", "photo", "broken.webp")]
-    for file in photos[:3]:  # the content decides, or the name
-        Image.new("RGB", (9, 9)).save(file, "PNG")
-    photos[3].write_bytes(b"x")
-    before = [file.read_bytes() for file in photos]
-    for file in photos:  # as a shell hands on --sheet *.png
-        refused = run(*line.split(), file.name, code=1)
-        assert f"{line.split()[-1]} {file.name} is a picture, which would be" in refused.stderr
-    assert [file.read_bytes() for file in photos] == before
-
-
-@pytest.mark.parametrize("line", NEW_FILES + NEW_FOLDERS)
-def test_nothing_is_written_into_galleries(
-    line: str, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(place)
-    (place / "link").unlink(missing_ok=True)
-    (place / "link").symlink_to("g.gallery")
-    (place / "file").write_text("x")
-    option, places = line.split()[-1], ["g.gallery/gallery.sqlite", "link/new/x"]
-    for inside in places[line in NEW_FOLDERS :]:
-        refused = run(*line.split(), inside, code=1).stderr
-        assert f"{option} {inside} lies in the gallery {place / 'g.gallery'}" in refused
-    run("verify", "--gallery", "g.gallery")
-
-
-def test_a_report_is_printed_even_if_it_cannot_be_written(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path, data: bytes) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(atomic, "write_atomically", fail)
-    command = ["evaluate", "--gallery", place / "g.gallery", "--out", tmp_path / "r.json"]
-    failed = run(*command, code=1)
-    assert "recall@1" in failed.stdout
-    assert "the disk is full" in failed.stderr
-    assert "figures" in json.loads(run(*command, "--json", code=1).stdout)
 
 
 def test_unknown_commands_and_options_suggest_what_was_meant() -> None:
